@@ -1,0 +1,49 @@
+"""The `planner` program: its commands, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from planner._version import __version__
+from planner.errors import PlannerError
+
+app = typer.Typer(
+    name="planner",
+    help="Sizes transformer models before anyone rents a GPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"planner {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def planner(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Sizes transformer models before anyone rents a GPU: parameters, memory, FLOPs, sweeps."""
+
+
+def main() -> None:
+    """Run the program; a `PlannerError` becomes one line on stderr and exit status 2."""
+    try:
+        app()
+    except PlannerError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; point stdout away so that the interpreter's last flush is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

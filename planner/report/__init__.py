@@ -1,0 +1,5 @@
+"""Results as text for people and as data for programs."""
+
+from planner.report.tables import FORMATS, Table, render
+
+__all__ = ["FORMATS", "Table", "render"]
