@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from planner._version import __version__
+from planner.cli import gpus as _gpus
 from planner.errors import PlannerError
 
 app = typer.Typer(
@@ -34,6 +35,9 @@ def planner(
     ] = False,
 ) -> None:
     """Sizes transformer models before anyone rents a GPU: parameters, memory, FLOPs, sweeps."""
+
+
+app.command("gpus")(_gpus.gpus)
 
 
 def main() -> None:

@@ -1,0 +1,315 @@
+"""FLOPs as a fold over a model's tree: how many positions meet a leaf, and which formula serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from planner.counts import count
+from planner.errors import UnsupportedError
+from planner.formulas.flops import (
+    FORWARD_FLOPS_PER_PARAMETER,
+    TRAINING_FLOPS_PER_PARAMETER,
+    attention_flops,
+    fused_attention_backward_flops,
+    halved_attention_flops,
+    linear_flops,
+    masked_pairs,
+    palm_attention_flops,
+    parameter_flops,
+)
+from planner.formulas.parameters import numel
+from planner.nodes import (
+    SOURCE,
+    TOKENS,
+    Attention,
+    Convolution,
+    Embedding,
+    Experts,
+    Leaf,
+    Linear,
+    Node,
+    Norm,
+    Parameter,
+    Row,
+    Stream,
+    walk,
+)
+from planner.numeric import Num, all_true, maximum, minimum, where
+from planner.workload import Step
+
+SCORES = "scores"
+"""Suffix of the component that holds the attention products, which have no weights."""
+
+
+def sequences(stream: Stream, step: Step) -> Num:
+    """Independent sequences of a stream. [-]"""
+    return step.batch_size * step.images if stream.kind == "image" else step.batch_size
+
+
+def sequence_positions(stream: Stream, step: Step) -> Num:
+    """Positions of one sequence of a stream. [token]"""
+    match stream.kind:
+        case "tokens":
+            return step.sequence_length
+        case "source" | "cross":
+            # While decoding, the encoder's output and the keys and values made of it are at hand.
+            return where(step.past > 0, 0, step.source)
+        case "logits":
+            return step.sequence_length if step.logits == "all" else 1
+        case "sample" | "image":
+            return stream.per_sample
+        case _:
+            assert_never(stream.kind)
+
+
+def positions(stream: Stream, step: Step) -> Num:
+    """Positions that pass through a module, over the whole batch. [token]"""
+    return sequences(stream, step) * sequence_positions(stream, step)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Queries and keys of one attention in one step.
+
+    Attributes
+    ----------
+    sequences : Num
+        Batch. [-]
+    queries, past, keys : Num
+        Of one sequence: new tokens, cached tokens that they can see, and all keys that are multiplied. [token]
+    """
+
+    sequences: Num
+    queries: Num
+    past: Num
+    keys: Num
+
+    @property
+    def executed(self) -> Num:
+        """Pairs that are multiplied, masked or not. [-]"""
+        return self.sequences * self.queries * self.keys
+
+
+def attention_pairs(leaf: Attention, stream: Stream, step: Step) -> Pairs:
+    """What an attention multiplies in a step.
+
+    A prefill multiplies every query with every key and masks afterwards, windows included; a cache with a window
+    has dropped what no query can see.
+    """
+    queries = sequence_positions(stream, step)
+    if leaf.keys == "source":
+        return Pairs(sequences(stream, step), queries, 0, step.source)
+    past: Num = step.past if stream.kind == "tokens" else 0
+    if leaf.window is not None:
+        past = minimum(past, leaf.window - 1)
+    return Pairs(sequences(stream, step), queries, past, past + queries)
+
+
+def forward_flops(row: Row, step: Step) -> Num:
+    """FLOPs of every matrix product that one copy of a row executes (convention ``matmul``). [FLOP]"""
+    leaf, at = row.leaf, positions(row.stream, step)
+    match leaf:
+        case Linear():
+            return linear_flops(at, leaf.in_features, leaf.out_features)
+        case Convolution():
+            return linear_flops(at, leaf.in_channels * numel(leaf.kernel_size), leaf.out_channels)
+        case Experts():
+            inner = 2 * leaf.intermediate_size if leaf.gated else leaf.intermediate_size
+            visits = at * leaf.top_k
+            up = linear_flops(visits, leaf.hidden_size, inner)
+            return up + linear_flops(visits, leaf.intermediate_size, leaf.hidden_size)
+        case Attention():
+            pairs = attention_pairs(leaf, row.stream, step)
+            return attention_flops(pairs.executed, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim)
+        case Embedding() | Norm() | Parameter():
+            return 0
+        case _:
+            assert_never(leaf)
+
+
+def causal_flops(row: Row, step: Step) -> Num:
+    """FLOPs of one copy of a row under the convention ``causal``: half the scores of causal attention. [FLOP]"""
+    leaf = row.leaf
+    if not (isinstance(leaf, Attention) and leaf.causal):
+        return forward_flops(row, step)
+    pairs = attention_pairs(leaf, row.stream, step)
+    return halved_attention_flops(
+        pairs.sequences, pairs.queries, pairs.past, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim
+    )
+
+
+def masked_flops(row: Row, step: Step) -> Num:
+    """FLOPs of one copy of a row that a causal mask keeps, windows included (convention ``masked``). [FLOP]"""
+    leaf = row.leaf
+    if not (isinstance(leaf, Attention) and leaf.causal):
+        return forward_flops(row, step)
+    pairs = attention_pairs(leaf, row.stream, step)
+    kept = pairs.sequences * masked_pairs(pairs.queries, step.past, leaf.window)
+    return attention_flops(kept, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim)
+
+
+EXECUTED_CONVENTIONS: dict[str, Callable[[Row, Step], Num]] = {
+    "matmul": forward_flops,
+    "causal": causal_flops,
+    "masked": masked_flops,
+}
+"""Conventions that count products one by one, by name."""
+
+CONVENTIONS = {
+    "matmul": "every matrix product that is executed, masked or not",
+    "causal": "as matmul, but half of the score products among new tokens of causal attention",
+    "masked": "as matmul, but only the score products that the causal mask and the windows keep",
+    "6N": "2 forward and 6 in training per active parameter and token; no attention products",
+    "palm": "as 6N, and 12 L H Q T in training for the attention products",
+}
+"""What each named convention counts; one multiply-add is 2 FLOPs in all of them."""
+
+
+def products_in_backward(leaf: Leaf) -> int:
+    """Matrix products in backward for one in forward, every parameter trained: the input's gradient and the weight's.
+
+    A convolution that reads the sample itself needs no gradient of its input.
+    """
+    return 1 if isinstance(leaf, Convolution) and not leaf.input_needs_grad else 2
+
+
+def fused_backward_flops(row: Row, step: Step) -> Num:
+    """Backward of one copy of a row where a fused attention kernel computes the scores again. [FLOP]"""
+    leaf = row.leaf
+    if not isinstance(leaf, Attention):
+        return products_in_backward(leaf) * forward_flops(row, step)
+    pairs = attention_pairs(leaf, row.stream, step)
+    return fused_attention_backward_flops(pairs.executed, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim)
+
+
+def component(row: Row) -> str:
+    """Component of a row in a FLOPs breakdown: its bucket, the attention products apart."""
+    return f"{row.bucket}.{SCORES}" if isinstance(row.leaf, Attention) else row.bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """FLOPs of one step under one convention. [FLOP]
+
+    Attributes
+    ----------
+    forward, backward : Num
+        With every parameter trained, backward is about twice forward.
+    """
+
+    forward: Num
+    backward: Num
+
+    @property
+    def training(self) -> Num:
+        """Forward and backward. [FLOP]"""
+        return self.forward + self.backward
+
+    def __add__(self, other: Flops) -> Flops:
+        """Both together."""
+        return Flops(self.forward + other.forward, self.backward + other.backward)
+
+
+NOTHING = Flops(0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """FLOPs of one step over the whole batch; one multiply-add is 2. [FLOP]
+
+    Attributes
+    ----------
+    tokens : Num
+        Positions that the step processes, over which figures per token are taken: new tokens, those of an encoder
+        included, or the patches and class token of an image model. [token]
+    conventions : dict of str to Flops
+        By the names of `CONVENTIONS`.
+    fused_backward : Num
+        Backward under ``matmul``, with the scores that a fused attention kernel computes again.
+    components : dict of str to Flops
+        ``matmul`` by component.
+    """
+
+    tokens: Num
+    conventions: dict[str, Flops]
+    fused_backward: Num
+    components: dict[str, Flops]
+
+
+def compute(tree: Node, step: Step) -> Compute:
+    """FLOPs of one step.
+
+    Raises
+    ------
+    UnsupportedError
+        A past is given to a model without causal attention, which keeps none.
+    """
+    rows = list(walk(tree))
+    if not _is_generative(rows) and not all_true(step.past == 0):
+        raise UnsupportedError("this model has no causal attention and so no past", key="past", hint="leave it at 0")
+    executed = dict.fromkeys(EXECUTED_CONVENTIONS, NOTHING)
+    components: dict[str, Flops] = {}
+    fused_backward: Num = 0
+    for row in rows:
+        backward_products = products_in_backward(row.leaf)
+        for name, flops_of in EXECUTED_CONVENTIONS.items():
+            forward = row.copies * flops_of(row, step)
+            flops = Flops(forward, backward_products * forward)
+            executed[name] += flops
+            if name == "matmul" and _multiplies(row.leaf):
+                components[component(row)] = components.get(component(row), NOTHING) + flops
+        fused_backward = fused_backward + row.copies * fused_backward_flops(row, step)
+    tokens = _tokens(rows, step)
+    return Compute(
+        tokens=tokens,
+        conventions={**executed, **_rules_of_thumb(tree, rows, tokens, step)},
+        fused_backward=fused_backward,
+        components=components,
+    )
+
+
+def _multiplies(leaf: Leaf) -> bool:
+    return not isinstance(leaf, (Embedding, Norm, Parameter))
+
+
+def _is_generative(rows: list[Row]) -> bool:
+    return any(isinstance(row.leaf, Attention) and row.leaf.causal for row in rows)
+
+
+def _tokens(rows: list[Row], step: Step) -> Num:
+    kinds = {row.stream.kind for row in rows}
+    if "tokens" not in kinds:
+        longest: Num = 0
+        for row in rows:
+            if row.stream.kind == "sample":
+                longest = maximum(longest, row.stream.per_sample)
+        return step.batch_size * longest
+    return positions(TOKENS, step) + (positions(SOURCE, step) if "source" in kinds else 0)
+
+
+def _rules_of_thumb(tree: Node, rows: list[Row], tokens: Num, step: Step) -> dict[str, Flops]:
+    active = count(tree).active
+    # In an encoder-decoder a token meets one half of the model, and the rule counts half of the parameters for it.
+    halves = 2 if any(row.stream.kind == "source" for row in rows) else 1
+
+    def by_parameters(flops_per_parameter: int) -> Num:
+        return parameter_flops(active, tokens, flops_per_parameter) // halves
+
+    def with_attention(flops_per_parameter: int) -> Num:
+        flops = by_parameters(flops_per_parameter)
+        for row in rows:
+            if isinstance(row.leaf, Attention):
+                # PaLM's context T knows no windows.
+                pairs = attention_pairs(replace(row.leaf, window=None), row.stream, step)
+                width = row.copies * row.leaf.num_heads * row.leaf.qk_head_dim
+                queries = pairs.sequences * pairs.queries
+                flops = flops + palm_attention_flops(width, pairs.keys, queries, flops_per_parameter)
+        return flops
+
+    forward, training = FORWARD_FLOPS_PER_PARAMETER, TRAINING_FLOPS_PER_PARAMETER
+    return {
+        "6N": Flops(by_parameters(forward), by_parameters(training) - by_parameters(forward)),
+        "palm": Flops(with_attention(forward), with_attention(training) - with_attention(forward)),
+    }

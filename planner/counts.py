@@ -1,0 +1,158 @@
+"""Parameters as a fold over a model's tree: which tensors a leaf holds, and the sums that are called "the" total."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from planner.formulas.parameters import active_expert_parameters, numel
+from planner.nodes import Attention, Convolution, Embedding, Experts, Leaf, Linear, Node, Norm, Parameter, Row, walk
+from planner.numeric import Num
+
+TOKEN_EMBEDDING = "embeddings.token"  # noqa: S105 - a bucket, no secret
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One parameter tensor of a leaf.
+
+    Attributes
+    ----------
+    name : str
+        Name inside the module, ``weight`` or ``bias``; empty for a bare `Parameter`, whose path is the tensor's.
+    shape : tuple of Num
+        As torch holds it. [-]
+    """
+
+    name: str
+    shape: tuple[Num, ...]
+
+    @property
+    def numel(self) -> Num:
+        """Elements. [-]"""
+        return numel(self.shape)
+
+
+def tensors(leaf: Leaf) -> tuple[Tensor, ...]:
+    """Parameter tensors of a leaf in torch's order, as if nothing were tied."""
+    match leaf:
+        case Linear():
+            shape = (leaf.out_features, leaf.in_features)
+            weight = Tensor(leaf.weight_name, shape[::-1] if leaf.transposed else shape)
+            return (weight, Tensor("bias", (leaf.out_features,))) if leaf.bias else (weight,)
+        case Embedding():
+            return (Tensor("weight", (leaf.num_embeddings, leaf.embedding_dim)),)
+        case Norm():
+            weight = Tensor("weight", (leaf.dim,))
+            return (weight, Tensor("bias", (leaf.dim,))) if leaf.bias else (weight,)
+        case Parameter():
+            return (Tensor("", leaf.shape),)
+        case Convolution():
+            weight = Tensor("weight", (leaf.out_channels, leaf.in_channels, *leaf.kernel_size))
+            return (weight, Tensor("bias", (leaf.out_channels,))) if leaf.bias else (weight,)
+        case Experts():
+            return _expert_tensors(leaf)
+        case Attention():
+            return ()
+        case _:
+            assert_never(leaf)
+
+
+def _expert_tensors(leaf: Experts) -> tuple[Tensor, ...]:
+    inner = 2 * leaf.intermediate_size if leaf.gated else leaf.intermediate_size
+    first = "gate_up_proj" if leaf.gated else "up_proj"
+    up, down = (inner, leaf.hidden_size), (leaf.hidden_size, leaf.intermediate_size)
+    if leaf.transposed:
+        up, down = up[::-1], down[::-1]
+    if not leaf.bias:
+        return Tensor(first, (leaf.num_experts, *up)), Tensor("down_proj", (leaf.num_experts, *down))
+    return (
+        Tensor(first, (leaf.num_experts, *up)),
+        Tensor(f"{first}_bias", (leaf.num_experts, inner)),
+        Tensor("down_proj", (leaf.num_experts, *down)),
+        Tensor("down_proj_bias", (leaf.num_experts, leaf.hidden_size)),
+    )
+
+
+def held_tensors(row: Row) -> tuple[Tensor, ...]:
+    """Tensors that a row holds itself: a tied module has at most its own bias."""
+    held = tensors(row.leaf)
+    return held if row.tied_to is None else tuple(tensor for tensor in held if tensor.name == "bias")
+
+
+def parameters(row: Row) -> Num:
+    """Parameters of all copies of a row, tied weights not counted again. [-]"""
+    return row.copies * _sum(tensor.numel for tensor in held_tensors(row))
+
+
+def active_parameters(row: Row) -> Num:
+    """Parameters of all copies of a row that one token meets. [-]"""
+    held = parameters(row)
+    if isinstance(row.leaf, Experts):
+        return active_expert_parameters(held, row.leaf.num_experts, row.leaf.top_k)
+    return held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """The totals of one model. All are parameters, tied tensors once. [-]
+
+    Attributes
+    ----------
+    total : Num
+        Every parameter.
+    active : Num
+        Those that one token meets: all but the experts that it is not routed to.
+    active_excl_input_embedding : Num
+        `active` without the input table, where the output head is a matrix of its own. Where both are one matrix
+        it is multiplied at the output, and stays.
+    total_with_untied_head : Num
+        `total`, if a tied output matrix were stored a second time, as some checkpoints do.
+    breakdown : dict of str to Num
+        Parameters by component; the values sum to `total`.
+    """
+
+    total: Num
+    active: Num
+    active_excl_input_embedding: Num
+    total_with_untied_head: Num
+    breakdown: dict[str, Num]
+
+
+def count(tree: Node) -> Counts:
+    """Parameter counts of a tree.
+
+    Examples
+    --------
+    >>> from planner.nodes import Embedding, Linear, Module, Tied
+    >>> table = Embedding(num_embeddings=10, embedding_dim=4, bucket="embeddings.token")
+    >>> head = Tied(module=Linear(in_features=4, out_features=10, bucket="other.lm_head"), to="table")
+    >>> counts = count(Module(children={"table": table, "head": head}))
+    >>> counts.total, counts.total_with_untied_head
+    (40, 80)
+    """
+    rows = list(walk(tree))
+    breakdown: dict[str, Num] = {}
+    for row in rows:
+        held = parameters(row)
+        # A row that holds nothing (a tied head, the attention products) opens no bucket.
+        if held_tensors(row):
+            breakdown[row.bucket] = breakdown.get(row.bucket, 0) + held
+    total = _sum(breakdown.values())
+    active = _sum(active_parameters(row) for row in rows)
+    heads = [row for row in rows if isinstance(row.leaf, Linear) and row.leaf.yields_logits]
+    tied_head = _sum(row.copies * tensors(row.leaf)[0].numel for row in heads if row.tied_to is not None)
+    separate_head = any(row.tied_to is None for row in heads)
+    input_table = breakdown.get(TOKEN_EMBEDDING, 0) if separate_head else 0
+    return Counts(
+        total=total,
+        active=active,
+        active_excl_input_embedding=active - input_table,
+        total_with_untied_head=total + tied_head,
+        breakdown=breakdown,
+    )
+
+
+def _sum(numbers: object) -> Num:
+    # sum() starts from 0 and adds columns as well; its stub does not know Num
+    return sum(numbers)  # type: ignore[call-overload, no-any-return]

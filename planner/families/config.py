@@ -1,0 +1,234 @@
+"""Reading a model's config: which keys shape it, what a missing one means, and what is wrong with a bad one.
+
+A family's config is a frozen pydantic model whose fields carry the Hugging Face key names and, as defaults, what the
+transformers class assumes when config.json does not state the key. Cross-checks between keys live in `check`, written
+in arithmetic that also serves columns (see `planner.numeric`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+
+from planner.errors import ConfigError, PlannerError
+from planner.families.inert import is_inert
+from planner.numeric import Num, divides, is_column, is_symbol
+
+LARGEST_DIMENSION = 2**40
+"""No tensor of any model comes near this; a larger number is a typing error or an attack."""
+
+LARGEST_LAYER_COUNT = 100_000
+"""Bound of lists and of everything that is built once per layer."""
+
+
+def _dimension(value: object) -> object:
+    if is_column(value) or is_symbol(value):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PydanticCustomError("dimension", "expected a whole number, got {found}", {"found": _shown(value)})
+    if not 0 < value <= LARGEST_DIMENSION:
+        raise PydanticCustomError("dimension", "expected a positive number up to 2**40, got {found}", {"found": value})
+    return value
+
+
+def _layer_count(value: object) -> object:
+    if isinstance(value, int) and value > LARGEST_LAYER_COUNT:
+        raise PydanticCustomError("dimension", "expected at most 100,000, got {found}", {"found": value})
+    return value
+
+
+def _optional_count(value: object) -> object:
+    """Zero is allowed where a key counts something that a model may lack, such as dense first layers."""
+    return value if value == 0 and isinstance(value, int) and not isinstance(value, bool) else _dimension(value)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+# The static type is int, which is what a config holds; a sweep puts a column in its place and a derivation a symbol.
+Dimension = Annotated[int, BeforeValidator(_dimension, json_schema_input_type=int)]
+"""Positive whole number that shapes a tensor."""
+
+LayerCount = Annotated[int, BeforeValidator(_layer_count), BeforeValidator(_dimension, json_schema_input_type=int)]
+"""How often a block is repeated."""
+
+Count = Annotated[int, BeforeValidator(_layer_count), BeforeValidator(_optional_count, json_schema_input_type=int)]
+"""Whole number that may be zero."""
+
+Names = Annotated[list[str], Field(max_length=LARGEST_LAYER_COUNT)]
+"""List with one word a layer."""
+
+
+class ModelConfig(BaseModel):
+    """Keys that shape a model; each family derives its own.
+
+    Unknown keys are kept out here and reported by `read_config`, so that none is ignored in silence.
+    """
+
+    # arbitrary_types_allowed: a column or a symbol may stand where a scalar is declared
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="ignore", allow_inf_nan=False, populate_by_name=True, protected_namespaces=()
+    )
+
+    accepted_keys: ClassVar[frozenset[str]] = frozenset()
+    """Keys that real configs of the family carry and that its class does not use either."""
+
+    column_free_keys: ClassVar[frozenset[str]] = frozenset()
+    """Dimensions on which the tree's structure depends, so that a sweep builds one tree for each of their values."""
+
+    tie_word_embeddings: bool = False
+    num_labels: Dimension = 2
+
+    def check(self) -> None:
+        """Raise `ConfigError` where keys contradict each other."""
+
+    def replaced(self, values: Mapping[str, Num]) -> Self:
+        """Copy with columns or symbols in place of some dimensions; `check` is run on the result."""
+        changed = self.model_copy(update=dict(values))
+        changed.check()
+        return changed
+
+
+C = TypeVar("C", bound=ModelConfig)
+
+
+def require(condition: bool, key: str, message: str) -> None:
+    """Raise `ConfigError` for `key` unless the condition holds."""
+    if not condition:
+        raise ConfigError(message, key=key)
+
+
+def require_divides(divisor_key: str, divisor: Num, number_key: str, number: Num) -> None:
+    """Raise `ConfigError` unless one dimension is a multiple of another."""
+    if not divides(divisor, number):
+        shown = "" if is_column(divisor) or is_column(number) else f" ({number} / {divisor})"
+        raise ConfigError(f"must divide {number_key}{shown}", key=divisor_key)
+
+
+def read_config(kind: type[C], raw: Mapping[str, Any], file: str | None = None) -> tuple[C, list[str]]:
+    """Config of a family from the keys of a config.json.
+
+    Parameters
+    ----------
+    kind : type of ModelConfig
+        The family's config.
+    raw : mapping
+        Parsed config.json.
+    file : str, optional
+        Where it was read, for errors.
+
+    Returns
+    -------
+    config : ModelConfig
+        Validated and checked.
+    assumptions : list of str
+        One line for each default that was used in place of a missing key, and for each key that was not read.
+
+    Raises
+    ------
+    ConfigError
+        Names the file and the key, and says what was expected.
+    """
+    try:
+        config = kind.model_validate(_without_nulls(kind, raw))
+        config.check()
+    except ValidationError as error:
+        raise _config_error(error, kind, file) from None
+    except PlannerError as error:
+        raise ConfigError(error.message, file=file, key=error.key, hint=error.hint) from None
+    return config, [*_defaults_used(config), *_unread_keys(kind, raw)]
+
+
+def _without_nulls(kind: type[ModelConfig], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A null means "not stated" unless the field itself knows null."""
+    return {key: value for key, value in raw.items() if value is not None or _knows_null(kind, key)}
+
+
+def _knows_null(kind: type[ModelConfig], key: str) -> bool:
+    field = kind.model_fields.get(key)
+    return field is not None and type(None) in getattr(field.annotation, "__args__", ())
+
+
+def _config_error(error: ValidationError, kind: type[ModelConfig], file: str | None) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"]
+    if first["type"] == "missing":
+        return ConfigError("is missing and the class has no default for it", file=file, key=key)
+    if "found" not in (first.get("ctx") or {}):
+        message = f"{message[0].lower()}{message[1:]}, got {_shown(first['input'])}"
+    return ConfigError(message, file=file, key=key)
+
+
+def known_keys(kind: type[ModelConfig]) -> frozenset[str]:
+    """Every spelling of every key that a config reads."""
+    return frozenset(spelling for name in kind.model_fields for spelling in spellings(kind, name)) | kind.accepted_keys
+
+
+def spellings(kind: type[ModelConfig], name: str) -> Iterator[str]:
+    """Name of a field and the other names that the class accepts for it."""
+    yield name
+    alias = kind.model_fields[name].validation_alias
+    for choice in getattr(alias, "choices", ()):
+        if choice != name:
+            yield str(choice)
+
+
+def field_of(kind: type[ModelConfig], key: str) -> str | None:
+    """Field that reads `key`, or None."""
+    return next((name for name in kind.model_fields if key in spellings(kind, name)), None)
+
+
+def validate_value(kind: type[ModelConfig], name: str, value: object) -> object:
+    """One value of one field, validated alone; the axes of a sweep are checked so before they become columns.
+
+    Raises
+    ------
+    ConfigError
+        Names the key and says what was expected.
+    """
+    field = kind.model_fields[name]
+    adapter: TypeAdapter[Any] = TypeAdapter(  # type: ignore[arg-type]
+        Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    )
+    try:
+        return adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        problem = _config_error(error, kind, None)
+        raise ConfigError(problem.message, key=name) from None
+
+
+def _defaults_used(config: ModelConfig) -> Iterator[str]:
+    for name, field in type(config).model_fields.items():
+        if name not in config.model_fields_set and name not in UNREMARKABLE_DEFAULTS:
+            yield f"{name} = {getattr(config, name)}: not in the config, default of the {config_family(config)} class"
+        value = getattr(config, name)
+        if isinstance(value, ModelConfig):
+            for line in _defaults_used(value):
+                yield f"{name}.{line}"
+        del field
+
+
+UNREMARKABLE_DEFAULTS = frozenset({"num_labels"})
+"""Keys whose absence is not worth a line: no count of a model without a classification head depends on them."""
+
+
+def config_family(config: ModelConfig) -> str:
+    """Word for a config in messages: its class without the suffix."""
+    return type(config).__name__.removesuffix("Config")
+
+
+def _unread_keys(kind: type[ModelConfig], raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    known = known_keys(kind)
+    for key, value in raw.items():
+        name = field_of(kind, key)
+        nested = kind.model_fields[name].annotation if name else None
+        if isinstance(nested, type) and issubclass(nested, ModelConfig) and isinstance(value, Mapping):
+            yield from _unread_keys(nested, value, f"{prefix}{key}.")
+        elif key not in known and not is_inert(key) and value is not None:
+            yield f"{prefix}{key} = {_shown(value)}: not read by this family; if it shapes the model, this count misses it"

@@ -1,0 +1,197 @@
+"""Decoders of the Llama kind: what they share, so that a family states only how it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from planner.families.blocks import (
+    attention,
+    gated_mlp,
+    layer_stack,
+    layers,
+    linear,
+    output_head,
+    rms_norm,
+    token_embedding,
+)
+from planner.families.config import Dimension, LayerCount, ModelConfig, Names, require, require_divides
+from planner.families.family import Builder, Family
+from planner.nodes import Module, Node
+from planner.numeric import Num
+
+SLIDING = "sliding_attention"
+FULL = "full_attention"
+
+
+class DecoderConfig(ModelConfig):
+    """Keys of a decoder with rotary positions, RMSNorm and a gated MLP. Defaults are set by each family."""
+
+    # Rotary positions have no table, and windows that the class does not use shape nothing.
+    accepted_keys: ClassVar[frozenset[str]] = frozenset(
+        {"max_position_embeddings", "sliding_window", "use_sliding_window", "max_window_layers"}
+    )
+
+    vocab_size: Dimension = 32000
+    hidden_size: Dimension = 4096
+    intermediate_size: Dimension = 11008
+    num_hidden_layers: LayerCount = 32
+    num_attention_heads: Dimension = 32
+    num_key_value_heads: Dimension | None = None
+    head_dim: Dimension | None = None
+    tie_word_embeddings: bool = False
+
+    @property
+    def kv_heads(self) -> Num:
+        """Key/value heads: as many as query heads where the config does not say."""
+        return self.num_attention_heads if self.num_key_value_heads is None else self.num_key_value_heads
+
+    @property
+    def head_width(self) -> Num:
+        """Width of a head: `head_dim`, or `hidden_size / num_attention_heads` where the config does not say."""
+        return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether the q, k and v projections have a bias."""
+        return False
+
+    @property
+    def out_bias(self) -> bool:
+        """Whether the output projection has a bias."""
+        return False
+
+    @property
+    def mlp_has_bias(self) -> bool:
+        """Whether the MLP's matrices have a bias."""
+        return False
+
+    def windows(self) -> Num | Sequence[Num | None] | None:
+        """Sliding window of every layer: one for all, or one a layer. [token]"""
+        return None
+
+    def check(self) -> None:
+        """Heads must divide the width where `head_dim` is left to the quotient, and share key/value heads evenly."""
+        if self.head_dim is None:
+            require_divides("num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)
+        require_divides("num_key_value_heads", self.kv_heads, "num_attention_heads", self.num_attention_heads)
+
+
+class SlidingConfig(DecoderConfig):
+    """A decoder some of whose layers see only a window."""
+
+    column_free_keys: ClassVar[frozenset[str]] = frozenset({"num_hidden_layers"})
+
+    sliding_window: Dimension | None = None
+    layer_types: Names | None = None
+
+    def default_layer_types(self) -> list[str]:
+        """Kind of each layer where the config does not list them."""
+        return [FULL] * self.num_hidden_layers
+
+    def windows(self) -> Num | Sequence[Num | None] | None:
+        """Sliding window of every layer. [token]"""
+        kinds = self.default_layer_types() if self.layer_types is None else self.layer_types
+        return [self.sliding_window if kind == SLIDING else None for kind in kinds]
+
+    def check(self) -> None:
+        """Besides the heads, the list of layer kinds must be as long as there are layers, and known."""
+        super().check()
+        if self.layer_types is not None:
+            require(
+                len(self.layer_types) == self.num_hidden_layers,
+                "layer_types",
+                f"lists {len(self.layer_types)} layers, but num_hidden_layers is {self.num_hidden_layers}",
+            )
+            for kind in self.layer_types:
+                require(kind in (SLIDING, FULL), "layer_types", f"expected {SLIDING} or {FULL}, got {kind!r}")
+
+
+def self_attention(config: DecoderConfig, window: Num | None, *, qk_norm: bool = False, sinks: bool = False) -> Module:
+    """The decoder's attention with the dimensions of its config."""
+    return attention(
+        hidden_size=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.kv_heads,
+        head_dim=config.head_width,
+        causal=True,
+        qkv_bias=config.qkv_bias,
+        out_bias=config.out_bias,
+        window=window,
+        qk_norm=qk_norm,
+        sinks=sinks,
+    )
+
+
+def pre_norm_block(hidden_size: Num, self_attn: Node, mlp: Node) -> Module:
+    """Two sublayers, each behind an RMSNorm."""
+    return Module(
+        children={
+            "self_attn": self_attn,
+            "mlp": mlp,
+            "input_layernorm": rms_norm(hidden_size),
+            "post_attention_layernorm": rms_norm(hidden_size),
+        }
+    )
+
+
+def dense_block(config: DecoderConfig, window: Num | None, *, qk_norm: bool = False) -> Module:
+    """Attention and a gated MLP."""
+    mlp = gated_mlp(config.hidden_size, config.intermediate_size, config.mlp_has_bias)
+    return pre_norm_block(config.hidden_size, self_attention(config, window, qk_norm=qk_norm), mlp)
+
+
+def windowed_layers(config: DecoderConfig, block: Callable[[Num | None], Node]) -> Node:
+    """Every layer of a decoder whose layers differ at most by their window."""
+    windows = config.windows()
+    if isinstance(windows, Sequence):
+        return layer_stack(windows, block)
+    return layers(block(windows), config.num_hidden_layers)
+
+
+def decoder(config: DecoderConfig, blocks: Node) -> Module:
+    """Input table, blocks and a last norm: what transformers calls the Model."""
+    return Module(
+        children={
+            "embed_tokens": token_embedding(config.vocab_size, config.hidden_size),
+            "layers": blocks,
+            "norm": rms_norm(config.hidden_size),
+        }
+    )
+
+
+def decoder_classes(prefix: str, model: Builder, *, omit: Sequence[str] = ()) -> Mapping[str, Builder]:
+    """Classes that transformers makes of every decoder: the model with a language, classification or span head."""
+
+    def causal_lm(config: Any) -> Node:
+        tied_to = "model.embed_tokens" if config.tie_word_embeddings else None
+        head = output_head(config.hidden_size, config.vocab_size, tied_to)
+        return Module(children={"model": model(config), "lm_head": head})
+
+    def with_head(base: str, name: str, outputs: Callable[[Any], Num], *, bias: bool) -> Builder:
+        def build(config: Any) -> Node:
+            head = Module(children={"": linear(config.hidden_size, outputs(config), bias)}, bucket="other.lm_head")
+            return Module(children={base: model(config), name: head})
+
+        return build
+
+    classes: dict[str, Builder] = {
+        f"{prefix}Model": model,
+        f"{prefix}ForCausalLM": causal_lm,
+        f"{prefix}ForSequenceClassification": with_head("model", "score", lambda c: c.num_labels, bias=False),
+        f"{prefix}ForTokenClassification": with_head("model", "score", lambda c: c.num_labels, bias=True),
+        f"{prefix}ForQuestionAnswering": with_head("transformer", "qa_outputs", lambda _: 2, bias=True),
+    }
+    return {name: build for name, build in classes.items() if name.removeprefix(prefix) not in omit}
+
+
+def decoder_family(
+    model_type: str, prefix: str, config: type[DecoderConfig], model: Builder, *, omit: Sequence[str] = ()
+) -> Family:
+    """Family of a decoder, its usual class the language model."""
+    return Family(
+        model_type=model_type,
+        config=config,
+        classes=decoder_classes(prefix, model, omit=omit),
+        default_class=f"{prefix}ForCausalLM",
+    )

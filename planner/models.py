@@ -1,0 +1,180 @@
+"""From a name to a tree: find the config, choose the class, build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.errors import ConfigError, UnknownNameError, near_miss
+from planner.families import MODEL_TYPES, family
+from planner.families.config import ModelConfig, known_keys, read_config
+from planner.families.family import Family
+from planner.families.inert import is_inert
+from planner.nodes import Node
+from planner.sources import ConfigSource, find_config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model that can be counted.
+
+    Attributes
+    ----------
+    name : str
+        What the user asked for.
+    origin : str
+        Where its config was read.
+    raw : mapping
+        The config with overrides applied.
+    family : Family
+        Builder and config of its model type.
+    config : ModelConfig
+        The keys that shape it.
+    class_name : str
+        Class of transformers that is counted.
+    method : str
+        ``builder``: the tree was built here.
+    assumptions : tuple of str
+        Defaults that stand in for keys which the config leaves out, and keys that nobody read.
+    """
+
+    name: str
+    origin: str
+    raw: Mapping[str, Any]
+    family: Family
+    config: ModelConfig
+    class_name: str
+    method: str
+    assumptions: tuple[str, ...]
+
+    @property
+    def tree(self) -> Node:
+        """Its modules."""
+        return self.tree_of(self.config)
+
+    def tree_of(self, config: ModelConfig) -> Node:
+        """Modules of the same class with other dimensions, which may be columns or symbols."""
+        return self.family.classes[self.class_name](config)
+
+
+def load_model(
+    name: str,
+    *,
+    models_dir: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    class_name: str | None = None,
+    offline: bool = False,
+) -> Model:
+    """Model by path or name; see `planner.sources.find_config` for where it is looked for.
+
+    Parameters
+    ----------
+    name : str
+        Path to a config.json or its folder, or a name.
+    models_dir : Path, optional
+        Folder of configs that is searched first.
+    overrides : mapping, optional
+        Config keys to change; a dotted key reaches into a nested config.
+    class_name : str, optional
+        Class of transformers to count in place of the config's.
+    offline : bool
+        Do not ask the hub.
+
+    Raises
+    ------
+    UnknownNameError
+        Model or class unknown.
+    UnsupportedError
+        No builder for its model type.
+    ConfigError
+        The config is wrong; file and key are named.
+    """
+    return build_model(find_config(name, models_dir=models_dir, offline=offline), overrides, class_name)
+
+
+def build_model(
+    source: ConfigSource, overrides: Mapping[str, Any] | None = None, class_name: str | None = None
+) -> Model:
+    """Model of a config that is at hand; see `load_model`."""
+    raw = with_overrides(source.raw, overrides or {})
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise ConfigError(
+            "is missing, expected the name of an architecture such as 'llama'", file=source.origin, key="model_type"
+        )
+    known = family(model_type)
+    _check_overrides(known, overrides or {}, source.origin)
+    config, assumptions = read_config(known.config, raw, source.origin)
+    chosen = _choose_class(known, raw, class_name, source.origin)
+    return Model(
+        name=source.name,
+        origin=source.origin,
+        raw=raw,
+        family=known,
+        config=config,
+        class_name=chosen,
+        method="builder",
+        assumptions=(*_class_assumption(raw, chosen, class_name), *assumptions),
+    )
+
+
+def with_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Config with some keys changed; ``text_config.num_hidden_layers`` reaches into a nested config."""
+    changed = dict(raw)
+    for key, value in overrides.items():
+        head, _, rest = key.partition(".")
+        if rest:
+            inner = changed.get(head)
+            changed[head] = with_overrides(inner if isinstance(inner, Mapping) else {}, {rest: value})
+        else:
+            changed[key] = value
+    return changed
+
+
+def _check_overrides(known: Family, overrides: Mapping[str, Any], origin: str) -> None:
+    """An override that no builder reads changes nothing, which is never what was meant."""
+    keys = known_keys(known.config) | {"architectures", "model_type", "id2label"}
+    for key in overrides:
+        head, _, rest = key.partition(".")
+        nested = known.config.model_fields[head].annotation if rest and head in known.config.model_fields else None
+        if isinstance(nested, type) and issubclass(nested, ModelConfig):
+            inner = known_keys(nested)
+            if rest not in inner:
+                raise ConfigError("is read by no builder", file=origin, key=key, hint=near_miss(rest, inner))
+        elif key not in keys:
+            why = "shapes no tensor, so setting it changes nothing" if is_inert(key) else "is read by no builder"
+            raise ConfigError(why, file=origin, key=key, hint=near_miss(key, keys))
+
+
+def _choose_class(known: Family, raw: Mapping[str, Any], asked: str | None, origin: str) -> str:
+    if asked is not None:
+        if asked not in known.classes:
+            raise UnknownNameError(
+                f"unknown class '{asked}' of {known.model_type}, expected one of {', '.join(known.classes)}",
+                hint=near_miss(asked, known.classes),
+            )
+        return asked
+    named = raw.get("architectures")
+    if named is None or named == []:
+        return known.default_class
+    if not isinstance(named, list) or not isinstance(named[0], str):
+        raise ConfigError("expected a list with the name of a class", file=origin, key="architectures")
+    if named[0] not in known.classes:
+        raise ConfigError(
+            f"no builder for class '{named[0]}', expected one of {', '.join(known.classes)}",
+            file=origin,
+            key="architectures",
+            hint=near_miss(named[0], known.classes) or "choose one with --class",
+        )
+    return named[0]
+
+
+def _class_assumption(raw: Mapping[str, Any], chosen: str, asked: str | None) -> list[str]:
+    if asked is not None or raw.get("architectures"):
+        return []
+    return [f"class {chosen}: the config names none, this is the family's usual one"]
+
+
+__all__ = ["MODEL_TYPES", "Model", "build_model", "load_model", "with_overrides"]

@@ -1,0 +1,322 @@
+"""The nodes of a model's tree, and the walk over it: data only, no formula.
+
+A tree is named like the torch module that it describes: joining the names from the root to a leaf with dots gives the
+path of a module (`Linear`, `Embedding`, `Norm`, ...) or of a bare tensor (`Parameter`). So every number can be
+compared path by path with the real model.
+
+Dimensions are `planner.numeric.Num`: a number, a column, or a symbol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+from planner.numeric import Num
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """Which positions pass through a module, which is what its FLOPs depend on.
+
+    Attributes
+    ----------
+    kind : str
+        ``tokens``: the new tokens of the main sequence; ``source``: the tokens of an encoder-decoder's encoder;
+        ``cross``: those same tokens where a decoder turns them into keys and values, once a prompt;
+        ``logits``: the positions whose logits are asked for; ``sample``: a number fixed by the config, such as the
+        patches of a picture that is the whole input, or 1 for a pooler; ``image``: the same for each of the images
+        that come with a text.
+    per_sample : Num
+        Positions a sample or image, for the last two kinds.
+    """
+
+    kind: Literal["tokens", "source", "cross", "logits", "sample", "image"]
+    per_sample: Num = 1
+
+
+TOKENS = Stream(kind="tokens")
+SOURCE = Stream(kind="source")
+CROSS = Stream(kind="cross")
+LOGITS = Stream(kind="logits")
+ONCE = Stream(kind="sample", per_sample=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """Matrix product with a weight, and a bias if there is one.
+
+    `transposed` says that the weight is stored as (in, out), as GPT-2's Conv1D does, and not as torch's (out, in);
+    `yields_logits` that it is the output matrix over the vocabulary; `weight_name` is its name in the module.
+    """
+
+    in_features: Num
+    out_features: Num
+    bias: bool = False
+    transposed: bool = False
+    yields_logits: bool = False
+    weight_name: str = "weight"
+    bucket: str | None = None
+    stream: Stream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """Table that is looked up, never multiplied."""
+
+    num_embeddings: Num
+    embedding_dim: Num
+    bucket: str | None = None
+    stream: Stream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norm:
+    """LayerNorm (gain and bias) or RMSNorm (gain only)."""
+
+    dim: Num
+    bias: bool = False
+    bucket: str | None = "norms"
+    stream: Stream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """Bare tensor that no product uses: a class token, sinks, a bias of its own."""
+
+    shape: tuple[Num, ...]
+    bucket: str | None = None
+    stream: Stream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convolution:
+    """Convolution over patches or frames; its stream counts output positions.
+
+    `input_needs_grad` is False where it reads the sample itself, so that backward has one product and not two.
+    """
+
+    in_channels: Num
+    out_channels: Num
+    kernel_size: tuple[Num, ...]
+    bias: bool = True
+    input_needs_grad: bool = True
+    bucket: str | None = None
+    stream: Stream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """Routed experts as fused tensors, one slice an expert; each token visits `top_k` of `num_experts`.
+
+    `transposed` says that a slice is stored as (in, out). A gated expert has its gate and up matrices side by side.
+    """
+
+    num_experts: Num
+    top_k: Num
+    hidden_size: Num
+    intermediate_size: Num
+    gated: bool = True
+    bias: bool = False
+    transposed: bool = False
+    bucket: str | None = "experts.routed"
+    stream: Stream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Scores and weighted sum: the two products that have no weights.
+
+    Attributes
+    ----------
+    num_heads : Num
+        Query heads. [-]
+    qk_head_dim, v_head_dim : Num
+        Width of a head's queries and keys, and of its values; they differ in MLA. [-]
+    causal : bool
+        A query sees itself and what came before.
+    window : Num or None
+        Keys that a query sees at most, itself included. [token]
+    keys : str
+        ``self``: the query's own stream and its past; ``source``: the encoder's tokens.
+    """
+
+    num_heads: Num
+    qk_head_dim: Num
+    v_head_dim: Num
+    causal: bool
+    window: Num | None = None
+    keys: Literal["self", "source"] = "self"
+    bucket: str | None = "attention"
+    stream: Stream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tied:
+    """Module that runs with another module's weight and so holds none of its own.
+
+    Attributes
+    ----------
+    module : Linear or Embedding
+        What is executed.
+    to : str
+        Path of the module whose weight it shares.
+    """
+
+    module: Linear | Embedding
+    to: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """Named children; a bucket or stream given here holds for every node below that does not give its own.
+
+    A child named ``""`` belongs to the module itself: the products that its own `forward` makes.
+
+    Attributes
+    ----------
+    children : mapping of str to Node
+        In the order in which torch registers them. A name may contain dots.
+    bucket : str, optional
+        Component in the breakdown.
+    stream : Stream, optional
+        Positions that pass through.
+    tower : str
+        Prefix of the buckets below, such as ``vision``.
+    """
+
+    children: Mapping[str, Node] = field(default_factory=dict)
+    bucket: str | None = None
+    stream: Stream | None = None
+    tower: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat:
+    """The same block several times, each copy with weights of its own.
+
+    Attributes
+    ----------
+    child : Node
+        One copy.
+    count : Num
+        Copies. [-]
+    indices : sequence of int, optional
+        Positions of the copies in the module list; None where `count` is a column or a symbol.
+    """
+
+    child: Node
+    count: Num
+    indices: tuple[int, ...] | range | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """Blocks of several kinds in one module list, such as a few dense layers before those with experts."""
+
+    parts: tuple[Repeat, ...]
+
+
+Leaf: TypeAlias = Linear | Embedding | Norm | Parameter | Convolution | Experts | Attention
+Node: TypeAlias = Leaf | Tied | Module | Repeat | Stack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One leaf of a tree, with everything that its place says about it.
+
+    Attributes
+    ----------
+    path : str
+        Dotted path; ``*`` stands for the index of a repeated block.
+    leaf : Leaf
+        The node.
+    tied_to : str or None
+        Path of the weight that it shares; None where it holds its own.
+    copies : Num
+        How often it stands in the model. [-]
+    indices : tuple
+        For each ``*`` of the path, the indices that it takes; None where the number is a column or a symbol.
+    bucket : str
+        Component in the breakdown.
+    stream : Stream
+        Positions that pass through.
+    """
+
+    path: str
+    leaf: Leaf
+    tied_to: str | None
+    copies: Num
+    indices: tuple[tuple[int, ...] | range | None, ...]
+    bucket: str
+    stream: Stream
+
+    def real_paths(self) -> Iterator[str]:
+        """Path of each copy in the torch model, such as ``model.layers.3.self_attn.q_proj``."""
+        paths = [""]
+        for part, indices in zip(self.path.split("*"), (*self.indices, ()), strict=True):
+            paths = [prefix + part for prefix in paths]
+            if indices:
+                paths = [f"{prefix}{index}" for prefix in paths for index in indices]
+        yield from paths
+
+
+def walk(tree: Node) -> Iterator[Row]:
+    """Leaves of a tree in torch's order, repeated blocks once.
+
+    Examples
+    --------
+    >>> block = Module(children={"up": Linear(in_features=4, out_features=8)}, bucket="mlp")
+    >>> [row.path for row in walk(Module(children={"layers": Repeat(child=block, count=2, indices=range(2))}))]
+    ['layers.*.up']
+    """
+    yield from _walk(tree, _Place())
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    path: str = ""
+    copies: Num = 1
+    indices: tuple[tuple[int, ...] | range | None, ...] = ()
+    bucket: str = "other.misc"
+    stream: Stream = TOKENS
+    tower: str = ""
+
+    def join(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path and name else self.path or name
+
+
+def _walk(node: Node, place: _Place) -> Iterator[Row]:
+    if isinstance(node, Module):
+        inside = replace(
+            place,
+            bucket=node.bucket or place.bucket,
+            stream=node.stream or place.stream,
+            tower=place.tower + node.tower,
+        )
+        for name, child in node.children.items():
+            yield from _walk(child, replace(inside, path=inside.join(name)))
+    elif isinstance(node, Stack):
+        for part in node.parts:
+            yield from _walk(part, place)
+    elif isinstance(node, Repeat):
+        below = replace(
+            place,
+            path=place.join("*"),
+            copies=place.copies * node.count,
+            indices=(*place.indices, node.indices),
+        )
+        yield from _walk(node.child, below)
+    else:
+        leaf, tied_to = (node.module, node.to) if isinstance(node, Tied) else (node, None)
+        bucket = leaf.bucket or place.bucket
+        yield Row(
+            path=place.path,
+            leaf=leaf,
+            tied_to=tied_to,
+            copies=place.copies,
+            indices=place.indices,
+            bucket=f"{place.tower}.{bucket}" if place.tower else bucket,
+            stream=leaf.stream or place.stream,
+        )
