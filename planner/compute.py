@@ -18,6 +18,7 @@ from planner.formulas.flops import (
     masked_pairs,
     palm_attention_flops,
     parameter_flops,
+    recurrence_flops,
 )
 from planner.formulas.parameters import numel
 from planner.nodes import (
@@ -33,11 +34,14 @@ from planner.nodes import (
     Norm,
     Parameter,
     Row,
+    Scan,
     Stream,
     walk,
 )
-from planner.numeric import Num, all_true, maximum, minimum, where
+from planner.numeric import Num, all_true, exact_quotient, maximum, minimum, where
 from planner.workload import Step
+
+POSITION_EMBEDDING = "embeddings.position"
 
 SCORES = "scores"
 """Suffix of the component that holds the attention products, which have no weights."""
@@ -109,12 +113,17 @@ def attention_pairs(leaf: Attention, stream: Stream, step: Step) -> Pairs:
 
 def forward_flops(row: Row, step: Step) -> Num:
     """FLOPs of every matrix product that one copy of a row executes (convention ``matmul``). [FLOP]"""
+    return row.runs * _flops_of_a_run(row, step)
+
+
+def _flops_of_a_run(row: Row, step: Step) -> Num:
     leaf, at = row.leaf, positions(row.stream, step)
     match leaf:
         case Linear():
             return linear_flops(at, leaf.in_features, leaf.out_features)
         case Convolution():
-            return linear_flops(at, leaf.in_channels * numel(leaf.kernel_size), leaf.out_channels)
+            inputs = exact_quotient(leaf.in_channels, leaf.groups) * numel(leaf.kernel_size)
+            return linear_flops(at, inputs, leaf.out_channels)
         case Experts():
             inner = 2 * leaf.intermediate_size if leaf.gated else leaf.intermediate_size
             visits = at * leaf.top_k
@@ -123,7 +132,7 @@ def forward_flops(row: Row, step: Step) -> Num:
         case Attention():
             pairs = attention_pairs(leaf, row.stream, step)
             return attention_flops(pairs.executed, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim)
-        case Embedding() | Norm() | Parameter():
+        case Embedding() | Norm() | Parameter() | Scan():
             return 0
         case _:
             assert_never(leaf)
@@ -135,7 +144,7 @@ def causal_flops(row: Row, step: Step) -> Num:
     if not (isinstance(leaf, Attention) and leaf.causal):
         return forward_flops(row, step)
     pairs = attention_pairs(leaf, row.stream, step)
-    return halved_attention_flops(
+    return row.runs * halved_attention_flops(
         pairs.sequences, pairs.queries, pairs.past, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim
     )
 
@@ -147,7 +156,7 @@ def masked_flops(row: Row, step: Step) -> Num:
         return forward_flops(row, step)
     pairs = attention_pairs(leaf, row.stream, step)
     kept = pairs.sequences * masked_pairs(pairs.queries, step.past, leaf.window)
-    return attention_flops(kept, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim)
+    return row.runs * attention_flops(kept, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim)
 
 
 EXECUTED_CONVENTIONS: dict[str, Callable[[Row, Step], Num]] = {
@@ -181,7 +190,16 @@ def fused_backward_flops(row: Row, step: Step) -> Num:
     if not isinstance(leaf, Attention):
         return products_in_backward(leaf) * forward_flops(row, step)
     pairs = attention_pairs(leaf, row.stream, step)
-    return fused_attention_backward_flops(pairs.executed, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim)
+    fused = fused_attention_backward_flops(pairs.executed, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim)
+    return row.runs * fused
+
+
+def scan_flops(row: Row, step: Step) -> Num:
+    """FLOPs of the recurrence of one copy of a row, which are no matrix products. [FLOP]"""
+    leaf = row.leaf
+    if not isinstance(leaf, Scan):
+        return 0
+    return row.runs * recurrence_flops(positions(row.stream, step), leaf.state_elements, leaf.flops_per_element)
 
 
 def component(row: Row) -> str:
@@ -228,6 +246,8 @@ class Compute:
         By the names of `CONVENTIONS`.
     fused_backward : Num
         Backward under ``matmul``, with the scores that a fused attention kernel computes again.
+    scans : Num
+        Forward FLOPs of recurrences, which no convention counts as matrix products.
     components : dict of str to Flops
         ``matmul`` by component.
     """
@@ -235,6 +255,7 @@ class Compute:
     tokens: Num
     conventions: dict[str, Flops]
     fused_backward: Num
+    scans: Num
     components: dict[str, Flops]
 
 
@@ -252,6 +273,7 @@ def compute(tree: Node, step: Step) -> Compute:
     executed = dict.fromkeys(EXECUTED_CONVENTIONS, NOTHING)
     components: dict[str, Flops] = {}
     fused_backward: Num = 0
+    scans: Num = 0
     for row in rows:
         backward_products = products_in_backward(row.leaf)
         for name, flops_of in EXECUTED_CONVENTIONS.items():
@@ -261,21 +283,38 @@ def compute(tree: Node, step: Step) -> Compute:
             if name == "matmul" and _multiplies(row.leaf):
                 components[component(row)] = components.get(component(row), NOTHING) + flops
         fused_backward = fused_backward + row.copies * fused_backward_flops(row, step)
+        scans = scans + row.copies * scan_flops(row, step)
     tokens = _tokens(rows, step)
     return Compute(
         tokens=tokens,
         conventions={**executed, **_rules_of_thumb(tree, rows, tokens, step)},
         fused_backward=fused_backward,
+        scans=scans,
         components=components,
     )
 
 
+def step_warnings(tree: Node, step: Step) -> list[str]:
+    """What a single step asks of a model that the model cannot do, one line each."""
+    lines = []
+    for row in walk(tree):
+        leaf = row.leaf
+        if isinstance(leaf, Embedding) and row.bucket == POSITION_EMBEDDING and row.stream.kind == "tokens":
+            length = step.past + step.sequence_length
+            if not all_true(length <= leaf.num_embeddings):
+                lines.append(
+                    f"{length:,} tokens do not fit the table of {leaf.num_embeddings:,} positions ({row.path}): "
+                    "the real model cannot run this step"
+                )
+    return lines
+
+
 def _multiplies(leaf: Leaf) -> bool:
-    return not isinstance(leaf, (Embedding, Norm, Parameter))
+    return not isinstance(leaf, (Embedding, Norm, Parameter, Scan))
 
 
 def _is_generative(rows: list[Row]) -> bool:
-    return any(isinstance(row.leaf, Attention) and row.leaf.causal for row in rows)
+    return any(isinstance(row.leaf, Scan) or (isinstance(row.leaf, Attention) and row.leaf.causal) for row in rows)
 
 
 def _tokens(rows: list[Row], step: Step) -> Num:
@@ -303,7 +342,7 @@ def _rules_of_thumb(tree: Node, rows: list[Row], tokens: Num, step: Step) -> dic
             if isinstance(row.leaf, Attention):
                 # PaLM's context T knows no windows.
                 pairs = attention_pairs(replace(row.leaf, window=None), row.stream, step)
-                width = row.copies * row.leaf.num_heads * row.leaf.qk_head_dim
+                width = row.copies * row.runs * row.leaf.num_heads * row.leaf.qk_head_dim
                 queries = pairs.sequences * pairs.queries
                 flops = flops + palm_attention_flops(width, pairs.keys, queries, flops_per_parameter)
         return flops

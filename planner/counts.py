@@ -6,10 +6,38 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from planner.formulas.parameters import active_expert_parameters, numel
-from planner.nodes import Attention, Convolution, Embedding, Experts, Leaf, Linear, Node, Norm, Parameter, Row, walk
-from planner.numeric import Num
+from planner.nodes import (
+    Attention,
+    Convolution,
+    Embedding,
+    Experts,
+    Leaf,
+    Linear,
+    Node,
+    Norm,
+    Parameter,
+    Row,
+    Scan,
+    walk,
+)
+from planner.numeric import Num, exact_quotient
 
 TOKEN_EMBEDDING = "embeddings.token"  # noqa: S105 - a bucket, no secret
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """Weight tensor seen as matrices that are multiplied: one, or one an expert.
+
+    Attributes
+    ----------
+    count, out_features, in_features : Num
+        Matrices in the tensor, and the shape of each. [-]
+    """
+
+    count: Num
+    out_features: Num
+    in_features: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +50,13 @@ class Tensor:
         Name inside the module, ``weight`` or ``bias``; empty for a bare `Parameter`, whose path is the tensor's.
     shape : tuple of Num
         As torch holds it. [-]
+    matrices : Matrices or None
+        How it is multiplied; None for biases, tables, norms and convolutions.
     """
 
     name: str
     shape: tuple[Num, ...]
+    matrices: Matrices | None = None
 
     @property
     def numel(self) -> Num:
@@ -38,8 +69,9 @@ def tensors(leaf: Leaf) -> tuple[Tensor, ...]:
     match leaf:
         case Linear():
             shape = (leaf.out_features, leaf.in_features)
-            weight = Tensor(leaf.weight_name, shape[::-1] if leaf.transposed else shape)
-            return (weight, Tensor("bias", (leaf.out_features,))) if leaf.bias else (weight,)
+            stored = shape[::-1] if leaf.transposed else shape
+            weight = Tensor(leaf.weight_name, stored, Matrices(1, leaf.out_features, leaf.in_features))
+            return (weight, Tensor(leaf.bias_name, (leaf.out_features,))) if leaf.bias else (weight,)
         case Embedding():
             return (Tensor("weight", (leaf.num_embeddings, leaf.embedding_dim)),)
         case Norm():
@@ -48,11 +80,13 @@ def tensors(leaf: Leaf) -> tuple[Tensor, ...]:
         case Parameter():
             return (Tensor("", leaf.shape),)
         case Convolution():
-            weight = Tensor("weight", (leaf.out_channels, leaf.in_channels, *leaf.kernel_size))
+            weight = Tensor(
+                "weight", (leaf.out_channels, exact_quotient(leaf.in_channels, leaf.groups), *leaf.kernel_size)
+            )
             return (weight, Tensor("bias", (leaf.out_channels,))) if leaf.bias else (weight,)
         case Experts():
             return _expert_tensors(leaf)
-        case Attention():
+        case Attention() | Scan():
             return ()
         case _:
             assert_never(leaf)
@@ -61,15 +95,19 @@ def tensors(leaf: Leaf) -> tuple[Tensor, ...]:
 def _expert_tensors(leaf: Experts) -> tuple[Tensor, ...]:
     inner = 2 * leaf.intermediate_size if leaf.gated else leaf.intermediate_size
     first = "gate_up_proj" if leaf.gated else "up_proj"
-    up, down = (inner, leaf.hidden_size), (leaf.hidden_size, leaf.intermediate_size)
-    if leaf.transposed:
-        up, down = up[::-1], down[::-1]
+
+    def weight(name: str, out_features: Num, in_features: Num) -> Tensor:
+        slice_shape = (in_features, out_features) if leaf.transposed else (out_features, in_features)
+        return Tensor(name, (leaf.num_experts, *slice_shape), Matrices(leaf.num_experts, out_features, in_features))
+
+    up = weight(first, inner, leaf.hidden_size)
+    down = weight("down_proj", leaf.hidden_size, leaf.intermediate_size)
     if not leaf.bias:
-        return Tensor(first, (leaf.num_experts, *up)), Tensor("down_proj", (leaf.num_experts, *down))
+        return up, down
     return (
-        Tensor(first, (leaf.num_experts, *up)),
+        up,
         Tensor(f"{first}_bias", (leaf.num_experts, inner)),
-        Tensor("down_proj", (leaf.num_experts, *down)),
+        down,
         Tensor("down_proj_bias", (leaf.num_experts, leaf.hidden_size)),
     )
 
@@ -77,7 +115,9 @@ def _expert_tensors(leaf: Experts) -> tuple[Tensor, ...]:
 def held_tensors(row: Row) -> tuple[Tensor, ...]:
     """Tensors that a row holds itself: a tied module has at most its own bias."""
     held = tensors(row.leaf)
-    return held if row.tied_to is None else tuple(tensor for tensor in held if tensor.name == "bias")
+    if row.tied_to is None:
+        return held
+    return tuple(tensor for tensor in held if isinstance(row.leaf, Linear) and tensor.name == row.leaf.bias_name)
 
 
 def parameters(row: Row) -> Num:

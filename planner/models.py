@@ -9,7 +9,7 @@ from typing import Any
 
 from planner.errors import ConfigError, UnknownNameError, near_miss
 from planner.families import MODEL_TYPES, family
-from planner.families.config import ModelConfig, known_keys, read_config
+from planner.families.config import ModelConfig, field_of, known_keys, read_config, spellings
 from planner.families.family import Family
 from planner.families.inert import is_inert
 from planner.nodes import Node
@@ -98,14 +98,16 @@ def build_model(
     source: ConfigSource, overrides: Mapping[str, Any] | None = None, class_name: str | None = None
 ) -> Model:
     """Model of a config that is at hand; see `load_model`."""
-    raw = with_overrides(source.raw, overrides or {})
+    overrides = overrides or {}
+    raw = with_overrides(source.raw, overrides)
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
         raise ConfigError(
             "is missing, expected the name of an architecture such as 'llama'", file=source.origin, key="model_type"
         )
     known = family(model_type)
-    _check_overrides(known, overrides or {}, source.origin)
+    _check_overrides(known, overrides, source.origin)
+    raw = _without_other_spellings(known.config, raw, overrides)
     config, assumptions = read_config(known.config, raw, source.origin)
     chosen = _choose_class(known, raw, class_name, source.origin)
     return Model(
@@ -131,6 +133,21 @@ def with_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict
         else:
             changed[key] = value
     return changed
+
+
+def _without_other_spellings(
+    kind: type[ModelConfig], raw: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """An override under one name of a key replaces the config's value under another."""
+    replaced = {
+        spelling
+        for key in overrides
+        for name in (field_of(kind, key),)
+        if name is not None
+        for spelling in spellings(kind, name)
+        if spelling not in overrides
+    }
+    return {key: value for key, value in raw.items() if key not in replaced}
 
 
 def _check_overrides(known: Family, overrides: Mapping[str, Any], origin: str) -> None:

@@ -48,7 +48,8 @@ class Linear:
     """Matrix product with a weight, and a bias if there is one.
 
     `transposed` says that the weight is stored as (in, out), as GPT-2's Conv1D does, and not as torch's (out, in);
-    `yields_logits` that it is the output matrix over the vocabulary; `weight_name` is its name in the module.
+    `yields_logits` that it is the output matrix over the vocabulary; `weight_name` and `bias_name` are its tensors'
+    names in the module.
     """
 
     in_features: Num
@@ -57,6 +58,7 @@ class Linear:
     transposed: bool = False
     yields_logits: bool = False
     weight_name: str = "weight"
+    bias_name: str = "bias"
     bucket: str | None = None
     stream: Stream | None = None
 
@@ -92,14 +94,16 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convolution:
-    """Convolution over patches or frames; its stream counts output positions.
+    """Convolution over patches, frames or a sequence; its stream counts output positions.
 
+    `groups` says that an output channel sees only its share of the input channels, one in a depthwise convolution.
     `input_needs_grad` is False where it reads the sample itself, so that backward has one product and not two.
     """
 
     in_channels: Num
     out_channels: Num
     kernel_size: tuple[Num, ...]
+    groups: Num = 1
     bias: bool = True
     input_needs_grad: bool = True
     bucket: str | None = None
@@ -153,6 +157,27 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """Recurrence over a sequence: state-space layers, linear attention, gated recurrences.
+
+    It has no weights, and its FLOPs are no matrix products: they are counted apart. Implementations that compute it in
+    chunks do multiply matrices, more of them the larger the chunk; none of that is the model's.
+
+    Attributes
+    ----------
+    state_elements : Num
+        Numbers in the recurrent state of one sequence. [-]
+    flops_per_element : Num
+        FLOPs that one token costs for each of them: 9 for Mamba's selective scan. [FLOP]
+    """
+
+    state_elements: Num
+    flops_per_element: Num
+    bucket: str | None = "ssm"
+    stream: Stream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tied:
     """Module that runs with another module's weight and so holds none of its own.
 
@@ -184,12 +209,15 @@ class Module:
         Positions that pass through.
     tower : str
         Prefix of the buckets below, such as ``vision``.
+    runs : Num
+        How often a forward pass runs the module with the same weights, as in ALBERT. [-]
     """
 
     children: Mapping[str, Node] = field(default_factory=dict)
     bucket: str | None = None
     stream: Stream | None = None
     tower: str = ""
+    runs: Num = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +246,7 @@ class Stack:
     parts: tuple[Repeat, ...]
 
 
-Leaf: TypeAlias = Linear | Embedding | Norm | Parameter | Convolution | Experts | Attention
+Leaf: TypeAlias = Linear | Embedding | Norm | Parameter | Convolution | Experts | Attention | Scan
 Node: TypeAlias = Leaf | Tied | Module | Repeat | Stack
 
 
@@ -236,6 +264,8 @@ class Row:
         Path of the weight that it shares; None where it holds its own.
     copies : Num
         How often it stands in the model. [-]
+    runs : Num
+        How often a forward pass runs each copy. [-]
     indices : tuple
         For each ``*`` of the path, the indices that it takes; None where the number is a column or a symbol.
     bucket : str
@@ -248,6 +278,7 @@ class Row:
     leaf: Leaf
     tied_to: str | None
     copies: Num
+    runs: Num
     indices: tuple[tuple[int, ...] | range | None, ...]
     bucket: str
     stream: Stream
@@ -278,6 +309,7 @@ def walk(tree: Node) -> Iterator[Row]:
 class _Place:
     path: str = ""
     copies: Num = 1
+    runs: Num = 1
     indices: tuple[tuple[int, ...] | range | None, ...] = ()
     bucket: str = "other.misc"
     stream: Stream = TOKENS
@@ -294,6 +326,7 @@ def _walk(node: Node, place: _Place) -> Iterator[Row]:
             bucket=node.bucket or place.bucket,
             stream=node.stream or place.stream,
             tower=place.tower + node.tower,
+            runs=place.runs * node.runs,
         )
         for name, child in node.children.items():
             yield from _walk(child, replace(inside, path=inside.join(name)))
@@ -316,6 +349,7 @@ def _walk(node: Node, place: _Place) -> Iterator[Row]:
             leaf=leaf,
             tied_to=tied_to,
             copies=place.copies,
+            runs=place.runs,
             indices=place.indices,
             bucket=f"{place.tower}.{bucket}" if place.tower else bucket,
             stream=leaf.stream or place.stream,

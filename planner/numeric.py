@@ -92,6 +92,17 @@ def where(condition: Any, if_true: Num, if_false: Num) -> Num:
     return if_true if condition else if_false
 
 
+def exact_quotient(numerator: Num, denominator: Num) -> Num:
+    """Quotient of numbers that are known to divide; a symbol stays a fraction, without a floor around it.
+
+    Examples
+    --------
+    >>> exact_quotient(768, 12)
+    64
+    """
+    return numerator / denominator if is_symbol(numerator) or is_symbol(denominator) else numerator // denominator
+
+
 def all_true(condition: Any) -> bool:
     """Whether a condition holds for the number, or for every element of the column. Symbols hold by definition."""
     if is_column(condition):

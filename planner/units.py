@@ -23,7 +23,7 @@ def format_count(value: float) -> str:
     >>> format_count(109482240)
     '109,482,240'
     """
-    return f"{value:,}" if isinstance(value, int) or value != int(value) else f"{int(value):,}"
+    return f"{value:,.2f}" if value != int(value) else f"{int(value):,}"
 
 
 def format_gib(size_bytes: float) -> str:
@@ -32,7 +32,7 @@ def format_gib(size_bytes: float) -> str:
     Examples
     --------
     >>> format_gib(16060522496)
-    '14.957'
+    '14.958'
     """
     return f"{size_bytes / GIB:,.3f}"
 
@@ -60,3 +60,14 @@ def format_percent(fraction: float) -> str:
     '-31.3 %'
     """
     return f"{100 * fraction:+.1f} %"
+
+
+def format_share(fraction: float) -> str:
+    """Share of a whole as a percentage with two decimals.
+
+    Examples
+    --------
+    >>> format_share(0.0256)
+    '2.56 %'
+    """
+    return f"{100 * fraction:.2f} %"

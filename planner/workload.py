@@ -5,8 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from planner.errors import PlannerError
+from planner.errors import PlannerError, UnknownNameError
 from planner.numeric import Num, all_true
+
+Logits = Literal["all", "last"]
+"""Positions whose logits are computed."""
+
+
+def check_logits(word: str) -> Logits:
+    """Word as `Logits`.
+
+    Raises
+    ------
+    UnknownNameError
+        Neither ``all`` nor ``last``.
+    """
+    if word == "all":
+        return "all"
+    if word == "last":
+        return "last"
+    raise UnknownNameError(f"expected all or last, got '{word}'", key="logits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +51,7 @@ class Step:
     sequence_length: Num = 1
     past: Num = 0
     source_length: Num | None = None
-    logits: Literal["all", "last"] = "all"
+    logits: Logits = "all"
     images: Num = 0
 
     def __post_init__(self) -> None:

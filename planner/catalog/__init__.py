@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -70,9 +71,12 @@ class Fact:
         if self.unit != unit:
             raise CatalogError(f"expected the unit '{unit}', found '{self.unit}'", file=self._file, line=self._line)
         try:
-            return float(self.value)
+            number = float(self.value)
         except ValueError:
             raise CatalogError(f"'{self.value}' is not a number", file=self._file, line=self._line) from None
+        if not math.isfinite(number):
+            raise CatalogError(f"'{self.value}' is not a finite number", file=self._file, line=self._line)
+        return number
 
     def integer(self, unit: str) -> int:
         """Value as a whole number, its unit checked."""

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from planner._version import __version__
+from planner.cli import flops as _flops
 from planner.cli import gpus as _gpus
+from planner.cli import params as _params
 from planner.errors import PlannerError
 
 app = typer.Typer(
@@ -37,6 +39,8 @@ def planner(
     """Sizes transformer models before anyone rents a GPU: parameters, memory, FLOPs, sweeps."""
 
 
+app.command("params")(_params.params)
+app.command("flops")(_flops.flops)
 app.command("gpus")(_gpus.gpus)
 
 

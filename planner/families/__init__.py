@@ -43,7 +43,7 @@ def family(model_type: str) -> Family:
             return next(found for found in families if found.model_type == model_type)
     raise UnsupportedError(
         f"no builder for model_type '{model_type}'",
-        hint=near_miss(model_type, MODEL_TYPES) or "`planner models --families` lists those that have one",
+        hint=near_miss(model_type, MODEL_TYPES) or f"known are {', '.join(MODEL_TYPES)}",
     )
 
 

@@ -9,6 +9,7 @@ from planner.families.config import Dimension, LayerCount, ModelConfig, require,
 from planner.families.family import Builder, Family
 from planner.families.heads import head, pooler
 from planner.nodes import LOGITS, Attention, Embedding, Module, Node, Norm, Parameter
+from planner.numeric import exact_quotient
 
 
 class BertConfig(ModelConfig):
@@ -42,7 +43,7 @@ class XLMRobertaConfig(BertConfig):
 
 
 def _self_attention(config: BertConfig) -> Module:
-    hidden, head_dim = config.hidden_size, config.hidden_size // config.num_attention_heads
+    hidden, head_dim = config.hidden_size, exact_quotient(config.hidden_size, config.num_attention_heads)
     core = Attention(
         num_heads=config.num_attention_heads, qk_head_dim=head_dim, v_head_dim=head_dim, causal=config.is_decoder
     )

@@ -7,7 +7,7 @@ in arithmetic that also serves columns (see `planner.numeric`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -135,18 +135,31 @@ def read_config(kind: type[C], raw: Mapping[str, Any], file: str | None = None) 
         Names the file and the key, and says what was expected.
     """
     try:
-        config = kind.model_validate(_without_nulls(kind, raw))
+        _check_spellings(kind, raw)
+        config = kind.model_validate(_stated_keys(kind, raw))
         config.check()
     except ValidationError as error:
-        raise _config_error(error, kind, file) from None
+        raise _config_error(error, file) from None
     except PlannerError as error:
         raise ConfigError(error.message, file=file, key=error.key, hint=error.hint) from None
     return config, [*_defaults_used(config), *_unread_keys(kind, raw)]
 
 
-def _without_nulls(kind: type[ModelConfig], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A null means "not stated" unless the field itself knows null."""
-    return {key: value for key, value in raw.items() if value is not None or _knows_null(kind, key)}
+def _check_spellings(kind: type[ModelConfig], raw: Mapping[str, Any]) -> None:
+    """A dimension under two of its names must have one value."""
+    for name in kind.model_fields:
+        stated = {key: raw[key] for key in spellings(kind, name) if raw.get(key) is not None}
+        if len(stated) > 1 and len(set(map(repr, stated.values()))) > 1:
+            (first, value), (second, other), *_ = stated.items()
+            raise ConfigError(f"is {_shown(value)}, but its other name {second} is {_shown(other)}", key=first)
+
+
+def _stated_keys(kind: type[ModelConfig], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys that are stated: a null is not, unless the field itself knows null. Labels may be counted by their names."""
+    stated = {key: value for key, value in raw.items() if value is not None or _knows_null(kind, key)}
+    if isinstance(raw.get("id2label"), Mapping) and "num_labels" not in stated:
+        stated["num_labels"] = len(raw["id2label"])
+    return stated
 
 
 def _knows_null(kind: type[ModelConfig], key: str) -> bool:
@@ -154,7 +167,7 @@ def _knows_null(kind: type[ModelConfig], key: str) -> bool:
     return field is not None and type(None) in getattr(field.annotation, "__args__", ())
 
 
-def _config_error(error: ValidationError, kind: type[ModelConfig], file: str | None) -> ConfigError:
+def _config_error(error: ValidationError, file: str | None) -> ConfigError:
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"]
@@ -184,6 +197,26 @@ def field_of(kind: type[ModelConfig], key: str) -> str | None:
     return next((name for name in kind.model_fields if key in spellings(kind, name)), None)
 
 
+def dimension_names(kind: type[ModelConfig]) -> frozenset[str]:
+    """Fields that shape tensors and may hold a column or a symbol, the numbers of layers among them.
+
+    Those of nested configs are not listed, nor those on which the tree's structure depends.
+    """
+    return frozenset(
+        name
+        for name, field in kind.model_fields.items()
+        if name not in kind.column_free_keys and _validates_dimension(field.annotation, field.metadata)
+    )
+
+
+def _validates_dimension(annotation: object, metadata: Iterable[object] = ()) -> bool:
+    """Whether `_dimension` is among the validators of an annotation or of a member of a union."""
+    found = [*metadata, *getattr(annotation, "__metadata__", ())]
+    if any(getattr(item, "func", None) is _dimension for item in found):
+        return True
+    return any(_validates_dimension(member) for member in getattr(annotation, "__args__", ()))
+
+
 def validate_value(kind: type[ModelConfig], name: str, value: object) -> object:
     """One value of one field, validated alone; the axes of a sweep are checked so before they become columns.
 
@@ -193,34 +226,41 @@ def validate_value(kind: type[ModelConfig], name: str, value: object) -> object:
         Names the key and says what was expected.
     """
     field = kind.model_fields[name]
-    adapter: TypeAdapter[Any] = TypeAdapter(  # type: ignore[arg-type]
-        Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    )
+    annotation: Any = field.annotation
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[annotation, *field.metadata] if field.metadata else annotation)
     try:
         return adapter.validate_python(value, strict=True)
     except ValidationError as error:
-        problem = _config_error(error, kind, None)
+        problem = _config_error(error, None)
         raise ConfigError(problem.message, key=name) from None
 
 
 def _defaults_used(config: ModelConfig) -> Iterator[str]:
-    for name, field in type(config).model_fields.items():
-        if name not in config.model_fields_set and name not in UNREMARKABLE_DEFAULTS:
-            yield f"{name} = {getattr(config, name)}: not in the config, default of the {config_family(config)} class"
+    for name in type(config).model_fields:
         value = getattr(config, name)
-        if isinstance(value, ModelConfig):
+        if name not in config.model_fields_set and name not in UNREMARKABLE_DEFAULTS and not _is_derived(value):
+            yield f"{name} = {_shown(value)}: not in the config, default of the {config_family(config)} class"
+        elif isinstance(value, ModelConfig):
             for line in _defaults_used(value):
                 yield f"{name}.{line}"
-        del field
 
 
-UNREMARKABLE_DEFAULTS = frozenset({"num_labels"})
-"""Keys whose absence is not worth a line: no count of a model without a classification head depends on them."""
+def _is_derived(value: object) -> bool:
+    """A default of None stands for what follows from other keys, or for nothing at all."""
+    return value is None
+
+
+UNREMARKABLE_DEFAULTS = frozenset({"num_labels", "is_decoder", "add_cross_attention"})
+"""Keys whose absence is not worth a line: they concern heads and layers that hardly any config asks for."""
 
 
 def config_family(config: ModelConfig) -> str:
     """Word for a config in messages: its class without the suffix."""
     return type(config).__name__.removesuffix("Config")
+
+
+NOT_READ = "not read by this family"
+"""Words that mark the assumption about a key which nobody read."""
 
 
 def _unread_keys(kind: type[ModelConfig], raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -231,4 +271,5 @@ def _unread_keys(kind: type[ModelConfig], raw: Mapping[str, Any], prefix: str = 
         if isinstance(nested, type) and issubclass(nested, ModelConfig) and isinstance(value, Mapping):
             yield from _unread_keys(nested, value, f"{prefix}{key}.")
         elif key not in known and not is_inert(key) and value is not None:
-            yield f"{prefix}{key} = {_shown(value)}: not read by this family; if it shapes the model, this count misses it"
+            consequence = "if it shapes the model, this count misses it"
+            yield f"{prefix}{key} = {_shown(value)}: {NOT_READ}; {consequence}"

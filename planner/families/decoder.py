@@ -18,7 +18,7 @@ from planner.families.blocks import (
 from planner.families.config import Dimension, LayerCount, ModelConfig, Names, require, require_divides
 from planner.families.family import Builder, Family
 from planner.nodes import Module, Node
-from planner.numeric import Num
+from planner.numeric import Num, exact_quotient
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
@@ -49,7 +49,9 @@ class DecoderConfig(ModelConfig):
     @property
     def head_width(self) -> Num:
         """Width of a head: `head_dim`, or `hidden_size / num_attention_heads` where the config does not say."""
-        return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
+        if self.head_dim is not None:
+            return self.head_dim
+        return exact_quotient(self.hidden_size, self.num_attention_heads)
 
     @property
     def qkv_bias(self) -> bool:

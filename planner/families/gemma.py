@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from planner.families.blocks import gated_mlp, layer_norm, output_head, position_embedding, rms_norm
 from planner.families.config import Dimension, LayerCount, ModelConfig, require
@@ -51,6 +52,9 @@ class GemmaConfig(DecoderConfig):
 class Gemma2Config(GemmaConfig, SlidingConfig):
     """Gemma 2: every other layer sees a window."""
 
+    # Its config.json states the window a second time, under a name that no class reads.
+    accepted_keys: ClassVar[frozenset[str]] = GemmaConfig.accepted_keys | {"sliding_window_size"}
+
     hidden_size: Dimension = 2304
     intermediate_size: Dimension = 9216
     num_hidden_layers: LayerCount = 26
@@ -65,6 +69,8 @@ class Gemma2Config(GemmaConfig, SlidingConfig):
 
 class Gemma3TextConfig(Gemma2Config):
     """Gemma 3: five layers with a window to one without, norms on queries and keys."""
+
+    column_free_keys: ClassVar[frozenset[str]] = SlidingConfig.column_free_keys | {"sliding_window_pattern"}
 
     vocab_size: Dimension = 262208
     sliding_window_pattern: Dimension = 6

@@ -11,7 +11,7 @@ from planner.families.config import Dimension, LayerCount, ModelConfig, require,
 from planner.families.family import Builder, Family
 from planner.families.heads import head
 from planner.nodes import Attention, Linear, Module, Node
-from planner.numeric import Num
+from planner.numeric import Num, exact_quotient
 
 
 class GPT2Config(ModelConfig):
@@ -47,7 +47,7 @@ def _conv1d(in_features: Num, out_features: Num) -> Linear:
 def gpt2_model(config: GPT2Config) -> Node:
     """Tables, blocks and a last norm."""
     width, inner = config.n_embd, config.inner
-    head_dim = width // config.n_head
+    head_dim = exact_quotient(width, config.n_head)
     attention = Module(
         children={
             "c_attn": _conv1d(width, 3 * width),

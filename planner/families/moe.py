@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AliasChoices, Field
 
@@ -75,6 +75,14 @@ def mixtral_model(config: MixtralConfig) -> Node:
 
 class Qwen3MoeConfig(SlidingConfig):
     """Qwen3-MoE: some layers may keep a dense MLP."""
+
+    # Qwen3-Coder states what the class never asks: it has no bias by this key, no shared expert, and always a q/k norm.
+    accepted_keys: ClassVar[frozenset[str]] = SlidingConfig.accepted_keys | {
+        "qkv_bias",
+        "shared_expert_intermediate_size",
+        "use_qk_norm",
+    }
+    column_free_keys: ClassVar[frozenset[str]] = SlidingConfig.column_free_keys | {"decoder_sparse_step"}
 
     vocab_size: Dimension = 151936
     hidden_size: Dimension = 2048

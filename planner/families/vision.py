@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from planner.families.blocks import attention, layer_norm, layers, linear
 from planner.families.config import Dimension, LayerCount, ModelConfig, require, require_divides
 from planner.nodes import Convolution, Module, Node, Stream
-from planner.numeric import Num, all_true
+from planner.numeric import Num, all_true, exact_quotient
 
 
 def _square(value: object) -> object:
@@ -71,7 +71,7 @@ def encoder_layers(config: VisionConfig, *, norms: tuple[str, str], attn: str, o
                 hidden_size=hidden,
                 num_heads=heads,
                 num_kv_heads=heads,
-                head_dim=hidden // heads,
+                head_dim=exact_quotient(hidden, heads),
                 causal=False,
                 qkv_bias=qkv_bias,
                 out_bias=True,

@@ -115,6 +115,35 @@ def halved_attention_flops(
     return sequences * queries * (2 * past + queries) * num_heads * (qk_head_dim + v_head_dim)
 
 
+def recurrence_flops(positions: Num, state_elements: Num, flops_per_element: Num) -> Num:
+    """Recurrence of a state-space or linear-attention layer, element by element.
+
+    Parameters
+    ----------
+    positions : Num
+        Tokens, summed over the batch. [token]
+    state_elements : Num
+        Numbers in the state of one sequence. [-]
+    flops_per_element : Num
+        FLOPs a token and element. [FLOP]
+
+    Returns
+    -------
+    Num
+        Linear in the sequence, whatever chunks an implementation takes. [FLOP]
+
+    References
+    ----------
+    .. [1] A. Gu and T. Dao, "Mamba", 2023, appendix D: O(B L D N) with a constant of 9. arXiv:2312.00752
+
+    Examples
+    --------
+    >>> recurrence_flops(1, 1536 * 16, 9)  # a token through a layer of Mamba-130M
+    221184
+    """
+    return positions * state_elements * flops_per_element
+
+
 def masked_pairs(queries: Num, past: Num, window: Num | None) -> Num:
     """Query-key pairs that a causal mask keeps, in one sequence.
 

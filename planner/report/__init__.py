@@ -1,5 +1,5 @@
 """Results as text for people and as data for programs."""
 
-from planner.report.tables import FORMATS, Table, render
+from planner.report.tables import FORMATS, Table, check_format, render
 
-__all__ = ["FORMATS", "Table", "render"]
+__all__ = ["FORMATS", "Table", "check_format", "render"]

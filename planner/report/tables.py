@@ -44,12 +44,23 @@ def render(table: Table, output_format: str) -> str:
     UnknownNameError
         No such format.
     """
+    check_format(output_format)
+    return FORMATS[output_format](table)
+
+
+def check_format(output_format: str) -> None:
+    """Refuse an unknown format before any work is done.
+
+    Raises
+    ------
+    UnknownNameError
+        No such format.
+    """
     if output_format not in FORMATS:
         raise UnknownNameError(
             f"unknown format '{output_format}', expected one of {', '.join(FORMATS)}",
             hint=near_miss(output_format, FORMATS),
         )
-    return FORMATS[output_format](table)
 
 
 def harmless(cell: Cell) -> Cell:
@@ -69,7 +80,7 @@ def _text(table: Table) -> str:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    grid = RichTable(box=box.SIMPLE_HEAD, title=table.title or None, title_justify="left", title_style="bold")
+    grid = RichTable(box=box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns):
         numeric = any(_is_number(row[index]) for row in table.rows)
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
@@ -78,10 +89,12 @@ def _text(table: Table) -> str:
     # A width that no row exceeds: a table in a pipe must not depend on the terminal that it does not have.
     out = io.StringIO()
     console = Console(file=out, width=_terminal_width(), color_system=None, highlight=False, soft_wrap=False)
+    if table.title:
+        console.print(Text(table.title), soft_wrap=True)
     console.print(grid)
     for note in table.notes:
         console.print(Text(note), soft_wrap=True)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip("\n") + "\n\n"
 
 
 def _terminal_width() -> int:

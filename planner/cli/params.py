@@ -1,0 +1,206 @@
+"""`planner params`: count parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.cli.options import ClassName, ModelsDir, Offline, Overrides, parse_overrides
+
+if TYPE_CHECKING:
+    from planner.models import Model
+    from planner.report import Table
+
+
+def params(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Paths to config.json or their folders, or names of models."),
+    ],
+    output_format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="text, json, csv or markdown.")
+    ] = "text",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print where the number comes from, tensor by tensor.")
+    ] = False,
+    class_name: ClassName = None,
+    overrides: Overrides = None,
+    models_dir: ModelsDir = None,
+    offline: Offline = False,
+) -> None:
+    """Count parameters exactly, by component, from a config alone."""
+    import json
+
+    from planner.cli.output import emit, warn_about_unread_keys
+    from planner.models import load_model
+    from planner.report import check_format
+
+    check_format(output_format)
+    changes = parse_overrides(overrides)
+    loaded = [
+        load_model(name, models_dir=models_dir, overrides=changes, class_name=class_name, offline=offline)
+        for name in models
+    ]
+    warn_about_unread_keys(loaded)
+    if output_format == "json":
+        typer.echo(json.dumps([_record(model, explain=explain) for model in loaded], indent=2, ensure_ascii=False))
+    elif output_format == "text":
+        for model in loaded:
+            emit(_breakdown_table(model), "text")
+            if explain:
+                _emit_derivation(model)
+        if len(loaded) > 1:
+            emit(_totals_table(loaded), "text")
+    else:
+        emit(_totals_table(loaded, with_breakdown=True), output_format)
+
+
+def _record(model: Model, *, explain: bool) -> dict[str, object]:
+    from planner.article import applies_to, claims
+    from planner.counts import count
+    from planner.explain import derivation
+
+    counts = count(model.tree)
+    record: dict[str, object] = {
+        "model": model.name,
+        "class": model.class_name,
+        "method": model.method,
+        "total": counts.total,
+        "active": counts.active,
+        "active_excl_input_embedding": counts.active_excl_input_embedding,
+        "total_with_untied_head": counts.total_with_untied_head,
+        "breakdown": counts.breakdown,
+        "assumptions": list(model.assumptions),
+    }
+    if explain:
+        record["derivation"] = derivation(model)
+        if applies_to(model):
+            record["popular_article"] = [
+                {
+                    "what": claim.what,
+                    "formula": claim.formula,
+                    "claimed": claim.claimed,
+                    "exact_formula": claim.exact_formula,
+                    "exact": claim.exact,
+                    "error": claim.error,
+                    "why": claim.why,
+                }
+                for claim in claims(model)
+            ]
+    return record
+
+
+def _breakdown_table(model: Model) -> Table:
+    from planner.counts import count
+    from planner.report import Table
+    from planner.units import format_count, format_share
+
+    counts = count(model.tree)
+    notes = [f"active a token: {format_count(counts.active)}"] if counts.active != counts.total else []
+    if counts.active_excl_input_embedding != counts.active:
+        notes.append(f"active without the input table: {format_count(counts.active_excl_input_embedding)}")
+    if counts.total_with_untied_head != counts.total:
+        notes.append(f"with the tied head stored twice: {format_count(counts.total_with_untied_head)}")
+    notes.append(f"config: {model.origin}")
+    notes += [f"assumed: {line}" for line in model.assumptions]
+    rows = [[name, held, format_share(held / counts.total)] for name, held in counts.breakdown.items()]
+    return Table(
+        title=f"{model.name} ({model.class_name}): {format_count(counts.total)} parameters",
+        columns=("component", "parameters", "share"),
+        rows=[*rows, ["total", counts.total, format_share(1)]],
+        notes=notes,
+    )
+
+
+def _totals_table(models: list[Model], *, with_breakdown: bool = False) -> Table:
+    from planner.counts import count
+    from planner.report import Table
+
+    counted = [(model, count(model.tree)) for model in models]
+    buckets = list(dict.fromkeys(name for _, counts in counted for name in counts.breakdown)) if with_breakdown else []
+    return Table(
+        title="parameters",
+        columns=(
+            "model",
+            "class",
+            "method",
+            "total",
+            "active",
+            "active_excl_input_embedding",
+            "total_with_untied_head",
+            *(f"breakdown.{name}" for name in buckets),
+        ),
+        rows=[
+            [
+                model.name,
+                model.class_name,
+                model.method,
+                counts.total,
+                counts.active,
+                counts.active_excl_input_embedding,
+                counts.total_with_untied_head,
+                *(counts.breakdown.get(name, 0) for name in buckets),
+            ]
+            for model, counts in counted
+        ],
+    )
+
+
+def _emit_derivation(model: Model) -> None:
+    from planner.article import applies_to
+    from planner.cli.output import emit
+    from planner.explain import block_formulas, module_lines, tied_lines
+    from planner.report import Table
+
+    lines = module_lines(model)
+    emit(
+        Table(
+            title="every tensor",
+            columns=("tensor", "shape", "copies", "parameters", "component"),
+            rows=[
+                [line.path, " x ".join(map(str, line.shape)), line.copies, line.parameters, line.bucket]
+                for line in lines
+            ],
+            notes=[f"{path} runs with the weight of {to} and holds none" for path, to in tied_lines(model)],
+        ),
+        "text",
+    )
+    for block in block_formulas(model):
+        values = ", ".join(f"{name} = {value:,}" for name, value in block.values.items())
+        emit(
+            Table(
+                title=f"one block of {block.path} ({block.copies} of this kind)",
+                columns=("component", "formula"),
+                rows=[*block.components.items(), ("sum", block.formula)],
+                notes=[f"with {values}: {block.parameters:,}"],
+            ),
+            "text",
+        )
+    if applies_to(model):
+        emit(_article_table(model), "text")
+
+
+def _article_table(model: Model) -> Table:
+    from planner.article import claims
+    from planner.report import Table
+    from planner.units import format_percent
+
+    return Table(
+        title="a popular article's formulas against the exact ones, BertModel",
+        columns=("what", "the article", "claims", "exactly", "is", "error", "error", "because"),
+        rows=[
+            [
+                claim.what,
+                claim.formula,
+                claim.claimed,
+                claim.exact_formula,
+                claim.exact,
+                claim.error,
+                format_percent(claim.error / claim.exact),
+                claim.why,
+            ]
+            for claim in claims(model)
+        ],
+        notes=["H hidden_size, A heads, L layers, F intermediate_size, V vocabulary, P positions, T token types"],
+    )
