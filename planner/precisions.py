@@ -30,15 +30,17 @@ class Precision:
         What forward and backward read and write.
     masters : WeightFormat or None
         Copy of the parameters that the optimizer updates; None where it updates the parameters themselves.
-    sources : tuple of str
-        Where the facts were read.
+    parameters_source, gradients_source, masters_source : str
+        Where each was read.
     """
 
     name: str
     parameters: WeightFormat
     gradients: WeightFormat
     masters: WeightFormat | None
-    sources: tuple[str, ...]
+    parameters_source: str
+    gradients_source: str
+    masters_source: str
 
     @property
     def optimised(self) -> WeightFormat:
@@ -66,7 +68,9 @@ def load_precisions() -> dict[str, Precision]:
             parameters=plain_format(facts["parameters"].value),
             gradients=plain_format(facts["gradients"].value),
             masters=None if masters == "none" else plain_format(masters),
-            sources=tuple(dict.fromkeys(fact.source for fact in facts.values())),
+            parameters_source=facts["parameters"].source,
+            gradients_source=facts["gradients"].source,
+            masters_source=facts["masters"].source,
         )
     return recipes
 
@@ -85,3 +89,35 @@ def find_precision(name: str) -> Precision:
             f"unknown precision '{name}', expected one of {', '.join(recipes)}", hint=near_miss(name, recipes)
         )
     return recipes[name]
+
+
+def precision_for(weights: str | None, precision: str | None) -> Precision:
+    """Recipe by name, or the one that trains parameters of a dtype.
+
+    Parameters
+    ----------
+    weights : str, optional
+        Dtype of the trained parameters.
+    precision : str, optional
+        Name of a recipe; where it is left out, the first of the catalog whose parameters are in `weights`.
+
+    Raises
+    ------
+    UnknownNameError
+        A name is unknown, or the two contradict each other.
+    """
+    if precision is not None:
+        recipe = find_precision(precision)
+        if weights is not None and plain_format(weights) != recipe.parameters:
+            raise UnknownNameError(
+                f"precision '{recipe.name}' trains parameters in {recipe.parameters.name}, not in {weights}",
+                hint="leave one of the two out",
+            )
+        return recipe
+    if weights is None:
+        return find_precision(DEFAULT_PRECISION)
+    dtype = plain_format(weights)
+    for recipe in load_precisions().values():
+        if recipe.parameters == dtype:
+            return recipe
+    raise UnknownNameError(f"no precision recipe trains parameters in {weights}")

@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from planner.catalog.models import catalog_models, find_catalog_model
 from planner.errors import ConfigError, UnknownNameError, near_miss
@@ -213,11 +216,36 @@ def _from_cache(name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+HUB_TIMEOUT_SECONDS = 3
+"""How long a hub may take to accept a connection; the download itself has huggingface_hub's own limits."""
+
+
+def _hub_answers() -> bool:
+    """Whether the hub accepts a connection: huggingface_hub would retry a dead network for half a minute."""
+    from huggingface_hub.constants import ENDPOINT
+
+    address = urlsplit(ENDPOINT)
+    if getproxies().get(address.scheme):
+        return True
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        with socket.create_connection((address.hostname or "", port), timeout=HUB_TIMEOUT_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
 def _from_hub(name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     hint = near_miss(name, _known_names())
+    unreachable = UnknownNameError(
+        f"unknown model '{name}': no such file, not in the catalog or the cache, and the hub cannot be reached",
+        hint=hint,
+    )
+    if not _hub_answers():
+        raise unreachable
     try:
         return Path(hf_hub_download(name, "config.json"))
     except HFValidationError:
@@ -225,10 +253,7 @@ def _from_hub(name: str) -> Path:
             f"unknown model '{name}': no such file, and no name that the hub allows", hint=hint
         ) from None
     except LocalEntryNotFoundError:
-        raise UnknownNameError(
-            f"unknown model '{name}': no such file, not in the catalog or the cache, and the hub cannot be reached",
-            hint=hint,
-        ) from None
+        raise unreachable from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         reason = "needs a login or an accepted licence" if status in (401, 403) else f"answered {status}"

@@ -5,6 +5,8 @@ GiB is 2**30 bytes and GB is 10**9 bytes; every name and header says which.
 
 from __future__ import annotations
 
+from planner.numeric import Num
+
 KIB = 2**10
 MIB = 2**20
 GIB = 2**30
@@ -15,7 +17,7 @@ GIGA = 10**9
 _SI = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 
 
-def format_count(value: float) -> str:
+def format_count(value: Num) -> str:
     """Count with thousands separators; a fraction keeps two digits.
 
     Examples
@@ -26,7 +28,7 @@ def format_count(value: float) -> str:
     return f"{value:,.2f}" if value != int(value) else f"{int(value):,}"
 
 
-def format_gib(size_bytes: float) -> str:
+def format_gib(size_bytes: Num) -> str:
     """Bytes as GiB (2**30) with three decimals, without the unit: the header names it.
 
     Examples
@@ -51,7 +53,7 @@ def format_si(value: float, unit: str = "") -> str:
     return f"{value:.4g} {unit}".rstrip()
 
 
-def format_percent(fraction: float) -> str:
+def format_percent(fraction: Num) -> str:
     """Signed percentage with one decimal.
 
     Examples
@@ -62,7 +64,7 @@ def format_percent(fraction: float) -> str:
     return f"{100 * fraction:+.1f} %"
 
 
-def format_share(fraction: float) -> str:
+def format_share(fraction: Num) -> str:
     """Share of a whole as a percentage with two decimals.
 
     Examples

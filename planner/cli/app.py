@@ -11,7 +11,13 @@ import typer
 from planner._version import __version__
 from planner.cli import flops as _flops
 from planner.cli import gpus as _gpus
+from planner.cli import memory as _memory
+from planner.cli import models as _models
 from planner.cli import params as _params
+from planner.cli import plan as _plan
+from planner.cli import schema as _schema
+from planner.cli import sweep as _sweep
+from planner.cli import verify as _verify
 from planner.errors import PlannerError
 
 app = typer.Typer(
@@ -41,7 +47,13 @@ def planner(
 
 app.command("params")(_params.params)
 app.command("flops")(_flops.flops)
+app.command("memory")(_memory.memory)
+app.command("models")(_models.models)
 app.command("gpus")(_gpus.gpus)
+app.command("plan")(_plan.plan)
+app.command("sweep")(_sweep.sweep)
+app.command("schema")(_schema.schema)
+app.command("verify")(_verify.verify)
 
 
 def main() -> None:

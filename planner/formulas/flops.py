@@ -85,7 +85,13 @@ def fused_attention_backward_flops(pairs: Num, num_heads: Num, qk_head_dim: Num,
 
 
 def halved_attention_flops(
-    sequences: Num, queries: Num, past: Num, num_heads: Num, qk_head_dim: Num, v_head_dim: Num
+    sequences: Num,
+    queries: Num,
+    past: Num,
+    num_heads: Num,
+    qk_head_dim: Num,
+    v_head_dim: Num,
+    new_keys: Num | None = None,
 ) -> Num:
     """Attention under the causal convention: the block of new tokens counts half, their past counts whole.
 
@@ -97,11 +103,13 @@ def halved_attention_flops(
         New tokens and cached tokens of one sequence. [token]
     num_heads, qk_head_dim, v_head_dim : Num
         As in `attention_flops`.
+    new_keys : Num, optional
+        Keys of the new tokens; one each where it is left out. [-]
 
     Returns
     -------
     Num
-        2 per multiply-add, over `queries * past + queries**2 / 2` pairs a sequence. [FLOP]
+        2 per multiply-add, over `queries * past + queries * new_keys / 2` pairs a sequence. [FLOP]
 
     References
     ----------
@@ -112,7 +120,8 @@ def halved_attention_flops(
     >>> halved_attention_flops(1, 128, 0, 12, 64, 64)
     25165824
     """
-    return sequences * queries * (2 * past + queries) * num_heads * (qk_head_dim + v_head_dim)
+    new = queries if new_keys is None else new_keys
+    return sequences * queries * (2 * past + new) * num_heads * (qk_head_dim + v_head_dim)
 
 
 def recurrence_flops(positions: Num, state_elements: Num, flops_per_element: Num) -> Num:
@@ -125,23 +134,52 @@ def recurrence_flops(positions: Num, state_elements: Num, flops_per_element: Num
     state_elements : Num
         Numbers in the state of one sequence. [-]
     flops_per_element : Num
-        FLOPs a token and element. [FLOP]
+        FLOPs a token and element: one of the constants below. [FLOP]
 
     Returns
     -------
     Num
         Linear in the sequence, whatever chunks an implementation takes. [FLOP]
 
-    References
-    ----------
-    .. [1] A. Gu and T. Dao, "Mamba", 2023, appendix D: O(B L D N) with a constant of 9. arXiv:2312.00752
-
     Examples
     --------
-    >>> recurrence_flops(1, 1536 * 16, 9)  # a token through a layer of Mamba-130M
+    >>> recurrence_flops(1, 1536 * 16, SELECTIVE_SCAN_FLOPS)  # a token through a layer of Mamba-130M
     221184
     """
     return positions * state_elements * flops_per_element
+
+
+SELECTIVE_SCAN_FLOPS = 9
+"""Mamba's selective scan, a token and element: 9 B L D N, as its authors count the parallel scan.
+
+A. Gu, https://github.com/state-spaces/mamba/issues/110, of arXiv:2312.00752. [FLOP]
+"""
+
+SSD_FLOPS = 5
+"""Mamba-2's scan, a token and element: ``h = a h + (dt x) B`` is three, ``y = C h`` two; `a` is one number a head.
+
+T. Dao and A. Gu, "Transformers are SSMs", 2024, equation 2. arXiv:2405.21060 [FLOP]
+"""
+
+GATED_DELTA_RULE_FLOPS = 7
+"""Gated delta rule, a token and element: the decay of ``S`` is one, ``S k``, ``S + d k`` and ``S q`` are two each.
+
+S. Yang et al., "Gated Delta Networks", 2024, equation 10. arXiv:2412.06464 [FLOP]
+"""
+
+RG_LRU_FLOPS = 6
+"""Real-gated linear recurrent unit, a token and element: the arithmetic of equation 4, as its authors count it.
+
+S. De et al., "Griffin", 2024, section 4.2. arXiv:2402.19427 [FLOP]
+"""
+
+WKV_FLOPS = 4
+"""RWKV's weighted average, a token and each of a channel's three numbers (numerator, denominator, largest exponent).
+
+12 a channel: ``e^k`` (1), numerator (3) and denominator (2) carried on, ``u + k`` and its exponential (2), output (4).
+B. Peng et al., "RWKV", 2023, equations 20 to 22; shifting the exponents against overflow is not counted.
+arXiv:2305.13048 [FLOP]
+"""
 
 
 def masked_pairs(queries: Num, past: Num, window: Num | None) -> Num:
@@ -169,6 +207,95 @@ def masked_pairs(queries: Num, past: Num, window: Num | None) -> Num:
     # Queries whose whole past still fits into the window; all later ones see exactly the window.
     growing = minimum(maximum(window - past, 0), queries)
     return growing * past + growing * (growing + 1) // 2 + (queries - growing) * window
+
+
+def banded_pairs(queries: Num, window: Num) -> Num:
+    """Query-key pairs that a window on both sides keeps, in one sequence.
+
+    Parameters
+    ----------
+    queries : Num
+        Tokens. [token]
+    window : Num
+        Keys that a query sees at most on each side, itself included. [token]
+
+    Returns
+    -------
+    Num
+        Exact: both causal halves, which share the diagonal. [-]
+
+    Examples
+    --------
+    >>> banded_pairs(4, 2)  # 2 + 3 + 3 + 2
+    10
+    """
+    return 2 * masked_pairs(queries, 0, window) - queries
+
+
+def chunked_pairs(queries: Num, past: Num, chunk: Num) -> Num:
+    """Query-key pairs that a causal mask keeps where the sequence is cut into pieces, in one sequence.
+
+    Parameters
+    ----------
+    queries, past : Num
+        New tokens and the tokens before them. [token]
+    chunk : Num
+        Length of a piece. [token]
+
+    Returns
+    -------
+    Num
+        Exact: the token at position p, counted from 0, sees ``p % chunk + 1`` keys. [-]
+
+    Examples
+    --------
+    >>> chunked_pairs(5, 0, 3), chunked_pairs(2, 4, 3)  # 1 + 2 + 3 + 1 + 2 and 2 + 3
+    (9, 5)
+    """
+
+    def from_the_start(tokens: Num) -> Num:
+        whole = tokens // chunk
+        rest = tokens - whole * chunk
+        return whole * (chunk * (chunk + 1) // 2) + rest * (rest + 1) // 2
+
+    return from_the_start(past + queries) - from_the_start(past)
+
+
+def pooled_pairs(queries: Num, past: Num, pool: Num, selected: Num | None) -> Num:
+    """Query-key pairs that a causal mask keeps where several tokens share one key, in one sequence.
+
+    Parameters
+    ----------
+    queries, past : Num
+        New tokens and the tokens before them. [token]
+    pool : Num
+        Tokens that share a key, which is seen once the last of them is there. [token]
+    selected : Num or None
+        Keys that a query sees at most. [-]
+
+    Returns
+    -------
+    Num
+        Exact: the i-th query sees ``min((past + i) // pool, selected)`` keys. [-]
+
+    References
+    ----------
+    .. [1] DeepSeek-AI, "DeepSeek-V4", section 2.3, as the class of transformers masks it.
+
+    Examples
+    --------
+    >>> pooled_pairs(6, 0, 2, None), pooled_pairs(6, 0, 2, 2)  # 0 + 1 + 1 + 2 + 2 + 3 and 0 + 1 + 1 + 2 + 2 + 2
+    (9, 8)
+    """
+
+    def from_the_start(tokens: Num) -> Num:
+        # Queries that see no more keys than they may; all later ones see exactly as many.
+        growing = tokens if selected is None else minimum(tokens, pool * (selected + 1) - 1)
+        keys = growing // pool
+        seen = pool * (keys * (keys - 1) // 2) + keys * (growing - keys * pool + 1)
+        return seen if selected is None else seen + (tokens - growing) * selected
+
+    return from_the_start(past + queries) - from_the_start(past)
 
 
 FORWARD_FLOPS_PER_PARAMETER = 2

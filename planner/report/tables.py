@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from planner.errors import UnknownNameError, near_miss
+from planner.numeric import Num
 from planner.units import format_count
 
-Cell = str | int | float | bool | None
+Cell: TypeAlias = "str | Num | bool | None"
+"""One value of a table; a number is a single one here, never a column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +86,7 @@ def _text(table: Table) -> str:
 
     grid = RichTable(box=box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns):
-        numeric = any(_is_number(row[index]) for row in table.rows)
-        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        grid.add_column(column, justify="right" if _is_numeric(table, index) else "left", overflow="fold")
     for row in table.rows:
         grid.add_row(*(Text(_text_cell(cell)) for cell in row))
     # A width that no row exceeds: a table in a pipe must not depend on the terminal that it does not have.
@@ -104,8 +107,13 @@ def _terminal_width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
 
 
-def _is_number(cell: Cell) -> bool:
-    return isinstance(cell, (int, float)) and not isinstance(cell, bool)
+def _is_numeric(table: Table, index: int) -> bool:
+    """Whether a column holds numbers, or text that `planner.units` made of them."""
+    filled = [row[index] for row in table.rows if row[index] not in (None, "")]
+    return bool(filled) and all(
+        (isinstance(cell, (int, float)) and not isinstance(cell, bool)) or re.fullmatch(r"[+-]?[\d,.]+( %)?", str(cell))
+        for cell in filled
+    )
 
 
 def _text_cell(cell: Cell) -> str:
@@ -115,7 +123,7 @@ def _text_cell(cell: Cell) -> str:
         return "yes" if cell else "no"
     if isinstance(cell, (int, float)):
         return format_count(cell)
-    return cell
+    return str(cell)
 
 
 def _csv(table: Table) -> str:
@@ -135,9 +143,7 @@ def _markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    rule = [
-        "---:" if any(_is_number(row[index]) for row in table.rows) else "---" for index in range(len(table.columns))
-    ]
+    rule = ["---:" if _is_numeric(table, index) else "---" for index in range(len(table.columns))]
     body = [line([_text_cell(cell) for cell in row]) for row in table.rows]
     return "\n".join([line(list(table.columns)), line(rule), *body]) + "\n"
 
