@@ -12,12 +12,15 @@ from planner.formulas.flops import (
     FORWARD_FLOPS_PER_PARAMETER,
     TRAINING_FLOPS_PER_PARAMETER,
     attention_flops,
+    banded_pairs,
+    chunked_pairs,
     fused_attention_backward_flops,
     halved_attention_flops,
     linear_flops,
     masked_pairs,
     palm_attention_flops,
     parameter_flops,
+    pooled_pairs,
     recurrence_flops,
 )
 from planner.formulas.parameters import numel
@@ -33,6 +36,7 @@ from planner.nodes import (
     Node,
     Norm,
     Parameter,
+    Product,
     Row,
     Scan,
     Stream,
@@ -49,6 +53,8 @@ SCORES = "scores"
 
 def sequences(stream: Stream, step: Step) -> Num:
     """Independent sequences of a stream. [-]"""
+    if stream.kind == "distances":
+        return 1
     return step.batch_size * step.images if stream.kind == "image" else step.batch_size
 
 
@@ -57,15 +63,32 @@ def sequence_positions(stream: Stream, step: Step) -> Num:
     match stream.kind:
         case "tokens":
             return step.sequence_length
+        case "context":
+            return step.past + step.sequence_length
         case "source" | "cross":
             # While decoding, the encoder's output and the keys and values made of it are at hand.
-            return where(step.past > 0, 0, step.source)
+            return where(step.past > 0, 0, source_positions(stream, step))
         case "logits":
             return step.sequence_length if step.logits == "all" else 1
-        case "sample" | "image":
+        case "sample":
             return stream.per_sample
+        case "image":
+            # As for an encoder: while decoding, what the images yielded is at hand.
+            return where(step.past > 0, 0, stream.per_sample)
+        case "illustrated":
+            return where(step.images > 0, step.sequence_length, 0)
+        case "distances":
+            if stream.fixed is not None:
+                return stream.fixed
+            told_apart = 2 * step.sequence_length
+            return told_apart if stream.at_most is None else minimum(told_apart, stream.at_most)
         case _:
             assert_never(stream.kind)
+
+
+def source_positions(stream: Stream, step: Step) -> Num:
+    """Positions of an encoder's sequence, also while decoding. [token]"""
+    return step.source if stream.fixed is None else stream.fixed
 
 
 def positions(stream: Stream, step: Step) -> Num:
@@ -104,8 +127,18 @@ def attention_pairs(leaf: Attention, stream: Stream, step: Step) -> Pairs:
     """
     queries = sequence_positions(stream, step)
     if leaf.keys == "source":
-        return Pairs(sequences(stream, step), queries, 0, step.source)
+        return Pairs(sequences(stream, step), queries, 0, source_positions(leaf.key_stream or SOURCE, step))
+    if leaf.keys == "image" and leaf.key_stream is not None:
+        # At hand while decoding, as those of an encoder.
+        images = 1 if stream.kind in ("sample", "image") else step.images
+        return Pairs(sequences(stream, step), queries, 0, images * leaf.key_stream.per_sample)
+    if leaf.key_stream is not None:
+        return Pairs(sequences(stream, step), queries, 0, sequence_positions(leaf.key_stream, step))
+    if leaf.keys == "pairs":
+        return Pairs(1, step.batch_size, 0, step.batch_size * step.images)
     past: Num = step.past if stream.kind == "tokens" else 0
+    if leaf.keys == "pooled":
+        return Pairs(sequences(stream, step), queries, past // leaf.pool, (past + queries) // leaf.pool)
     if leaf.window is not None:
         past = minimum(past, leaf.window - 1)
     return Pairs(sequences(stream, step), queries, past, past + queries)
@@ -120,7 +153,8 @@ def _flops_of_a_run(row: Row, step: Step) -> Num:
     leaf, at = row.leaf, positions(row.stream, step)
     match leaf:
         case Linear():
-            return linear_flops(at, leaf.in_features, leaf.out_features)
+            inputs = leaf.in_features if leaf.blocks is None else exact_quotient(leaf.in_features, leaf.blocks)
+            return linear_flops(at, inputs, leaf.out_features)
         case Convolution():
             inputs = exact_quotient(leaf.in_channels, leaf.groups) * numel(leaf.kernel_size)
             return linear_flops(at, inputs, leaf.out_channels)
@@ -132,6 +166,8 @@ def _flops_of_a_run(row: Row, step: Step) -> Num:
         case Attention():
             pairs = attention_pairs(leaf, row.stream, step)
             return attention_flops(pairs.executed, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim)
+        case Product():
+            return linear_flops(at * leaf.rows, leaf.inner, leaf.columns)
         case Embedding() | Norm() | Parameter() | Scan():
             return 0
         case _:
@@ -145,17 +181,32 @@ def causal_flops(row: Row, step: Step) -> Num:
         return forward_flops(row, step)
     pairs = attention_pairs(leaf, row.stream, step)
     return row.runs * halved_attention_flops(
-        pairs.sequences, pairs.queries, pairs.past, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim
+        pairs.sequences,
+        pairs.queries,
+        pairs.past,
+        leaf.num_heads,
+        leaf.qk_head_dim,
+        leaf.v_head_dim,
+        pairs.keys - pairs.past,
     )
 
 
 def masked_flops(row: Row, step: Step) -> Num:
     """FLOPs of one copy of a row that a causal mask keeps, windows included (convention ``masked``). [FLOP]"""
     leaf = row.leaf
-    if not (isinstance(leaf, Attention) and leaf.causal):
+    if not (isinstance(leaf, Attention) and (leaf.causal or leaf.window is not None)):
         return forward_flops(row, step)
     pairs = attention_pairs(leaf, row.stream, step)
-    kept = pairs.sequences * masked_pairs(pairs.queries, step.past, leaf.window)
+    if leaf.window is not None and not leaf.causal:
+        in_sequence = banded_pairs(pairs.queries, leaf.window)
+    elif leaf.keys == "pooled":
+        in_sequence = pooled_pairs(pairs.queries, step.past, leaf.pool, leaf.selected)
+    elif leaf.chunked and leaf.window is not None:
+        in_sequence = chunked_pairs(pairs.queries, step.past, leaf.window)
+    else:
+        kept_keys = leaf.window if leaf.selected is None else leaf.selected
+        in_sequence = masked_pairs(pairs.queries, step.past, kept_keys)
+    kept = pairs.sequences * in_sequence
     return row.runs * attention_flops(kept, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim)
 
 
@@ -176,19 +227,21 @@ CONVENTIONS = {
 """What each named convention counts; one multiply-add is 2 FLOPs in all of them."""
 
 
-def products_in_backward(leaf: Leaf) -> int:
+def products_in_backward(row: Row) -> int:
     """Matrix products in backward for one in forward, every parameter trained: the input's gradient and the weight's.
 
-    A convolution that reads the sample itself needs no gradient of its input.
+    What reads the sample itself needs no gradient of its input, and what only chooses has none at all.
     """
-    return 1 if isinstance(leaf, Convolution) and not leaf.input_needs_grad else 2
+    if not row.backward:
+        return 0
+    return 1 if isinstance(row.leaf, (Convolution, Linear)) and not row.leaf.input_needs_grad else 2
 
 
 def fused_backward_flops(row: Row, step: Step) -> Num:
     """Backward of one copy of a row where a fused attention kernel computes the scores again. [FLOP]"""
     leaf = row.leaf
-    if not isinstance(leaf, Attention):
-        return products_in_backward(leaf) * forward_flops(row, step)
+    if not (isinstance(leaf, Attention) and row.backward and leaf.keys not in ("distances", "pairs")):
+        return products_in_backward(row) * forward_flops(row, step)
     pairs = attention_pairs(leaf, row.stream, step)
     fused = fused_attention_backward_flops(pairs.executed, leaf.num_heads, leaf.qk_head_dim, leaf.v_head_dim)
     return row.runs * fused
@@ -275,7 +328,7 @@ def compute(tree: Node, step: Step) -> Compute:
     fused_backward: Num = 0
     scans: Num = 0
     for row in rows:
-        backward_products = products_in_backward(row.leaf)
+        backward_products = products_in_backward(row)
         for name, flops_of in EXECUTED_CONVENTIONS.items():
             forward = row.copies * flops_of(row, step)
             flops = Flops(forward, backward_products * forward)
@@ -325,7 +378,9 @@ def _tokens(rows: list[Row], step: Step) -> Num:
             if row.stream.kind == "sample":
                 longest = maximum(longest, row.stream.per_sample)
         return step.batch_size * longest
-    return positions(TOKENS, step) + (positions(SOURCE, step) if "source" in kinds else 0)
+    # The encoder's own, whose length the config may set; its convolutions see more positions than its layers.
+    encoders = [row.stream for row in rows if row.stream.kind == "source" and isinstance(row.leaf, Attention)]
+    return positions(TOKENS, step) + (positions(encoders[0], step) if encoders else 0)
 
 
 def _rules_of_thumb(tree: Node, rows: list[Row], tokens: Num, step: Step) -> dict[str, Flops]:
@@ -339,7 +394,7 @@ def _rules_of_thumb(tree: Node, rows: list[Row], tokens: Num, step: Step) -> dic
     def with_attention(flops_per_parameter: int) -> Num:
         flops = by_parameters(flops_per_parameter)
         for row in rows:
-            if isinstance(row.leaf, Attention):
+            if isinstance(row.leaf, Attention) and row.leaf.keys != "distances":
                 # PaLM's context T knows no windows.
                 pairs = attention_pairs(replace(row.leaf, window=None), row.stream, step)
                 width = row.copies * row.runs * row.leaf.num_heads * row.leaf.qk_head_dim

@@ -16,6 +16,7 @@ from planner.nodes import (
     Node,
     Norm,
     Parameter,
+    Product,
     Row,
     Scan,
     walk,
@@ -68,10 +69,7 @@ def tensors(leaf: Leaf) -> tuple[Tensor, ...]:
     """Parameter tensors of a leaf in torch's order, as if nothing were tied."""
     match leaf:
         case Linear():
-            shape = (leaf.out_features, leaf.in_features)
-            stored = shape[::-1] if leaf.transposed else shape
-            weight = Tensor(leaf.weight_name, stored, Matrices(1, leaf.out_features, leaf.in_features))
-            return (weight, Tensor(leaf.bias_name, (leaf.out_features,))) if leaf.bias else (weight,)
+            return _linear_tensors(leaf)
         case Embedding():
             return (Tensor("weight", (leaf.num_embeddings, leaf.embedding_dim)),)
         case Norm():
@@ -86,13 +84,29 @@ def tensors(leaf: Leaf) -> tuple[Tensor, ...]:
             return (weight, Tensor("bias", (leaf.out_channels,))) if leaf.bias else (weight,)
         case Experts():
             return _expert_tensors(leaf)
-        case Attention() | Scan():
+        case Attention() | Product() | Scan():
             return ()
         case _:
             assert_never(leaf)
 
 
+def _linear_tensors(leaf: Linear) -> tuple[Tensor, ...]:
+    blocks = 1 if leaf.blocks is None else leaf.blocks
+    shape = (exact_quotient(leaf.out_features, blocks), exact_quotient(leaf.in_features, blocks))
+    outer = () if leaf.blocks is None else (leaf.blocks,)
+    stored = shape[::-1] if leaf.transposed else shape
+    bias = (Tensor(leaf.bias_name, (*outer, shape[0])),) if leaf.bias else ()
+    if leaf.weight_name is None:
+        return bias
+    return (Tensor(leaf.weight_name, leaf.weight_shape or (*outer, *stored), Matrices(blocks, *shape)), *bias)
+
+
 def _expert_tensors(leaf: Experts) -> tuple[Tensor, ...]:
+    if leaf.flat is not None:
+        shape = (leaf.num_experts * leaf.intermediate_size, leaf.hidden_size)
+        read = Matrices(leaf.num_experts, leaf.intermediate_size, leaf.hidden_size)
+        written = Matrices(leaf.num_experts, leaf.hidden_size, leaf.intermediate_size)
+        return tuple(Tensor(name, shape, held) for name, held in zip(leaf.flat, (read, read, written), strict=True))
     inner = 2 * leaf.intermediate_size if leaf.gated else leaf.intermediate_size
     first = "gate_up_proj" if leaf.gated else "up_proj"
 
@@ -128,8 +142,11 @@ def parameters(row: Row) -> Num:
 def active_parameters(row: Row) -> Num:
     """Parameters of all copies of a row that one token meets. [-]"""
     held = parameters(row)
-    if isinstance(row.leaf, Experts):
-        return active_expert_parameters(held, row.leaf.num_experts, row.leaf.top_k)
+    leaf = row.leaf
+    if isinstance(leaf, Experts):
+        return active_expert_parameters(held, leaf.num_experts, leaf.top_k)
+    if isinstance(leaf, Parameter) and leaf.experts is not None and leaf.top_k is not None:
+        return active_expert_parameters(held, leaf.experts, leaf.top_k)
     return held
 
 
@@ -166,7 +183,7 @@ def count(tree: Node) -> Counts:
     --------
     >>> from planner.nodes import Embedding, Linear, Module, Tied
     >>> table = Embedding(num_embeddings=10, embedding_dim=4, bucket="embeddings.token")
-    >>> head = Tied(module=Linear(in_features=4, out_features=10, bucket="other.lm_head"), to="table")
+    >>> head = Tied(module=Linear(in_features=4, out_features=10, yields_logits=True), to="table")
     >>> counts = count(Module(children={"table": table, "head": head}))
     >>> counts.total, counts.total_with_untied_head
     (40, 80)

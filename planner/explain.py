@@ -125,7 +125,8 @@ def _symbol_values(config: ModelConfig, prefix: str = "") -> dict[str, int]:
 
 
 def _is_layer_count(name: str) -> bool:
-    return name.startswith(("num_layers", "num_hidden_layers", "num_decoder_layers", "n_layer"))
+    counted = ("num_layers", "num_hidden_layers", "num_decoder_layers", "n_layer", "encoder_layers", "decoder_layers")
+    return name.startswith((*counted, "num_hidden_groups", "inner_group_num"))
 
 
 def _symbolic(config: ModelConfig, symbols: Mapping[str, Any], prefix: str = "") -> ModelConfig:

@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from planner.counts import Tensor, held_tensors
-from planner.formats import WeightFormat, find_format
-from planner.formulas.memory import block_quantised_state_bytes, grouped_blocks, nested_scale_bytes, packed_bytes
-from planner.nodes import Linear, Node, Row, walk
-from planner.numeric import Num, ceil_div, where
+from planner.formats import WeightFormat
+from planner.formulas.memory import (
+    block_quantised_state_bytes,
+    dimension_squares,
+    packed_bytes,
+    preconditioner_elements,
+    projected_elements,
+)
+from planner.nodes import Node, Row, walk
+from planner.numeric import Num, where
 from planner.optimizers import Optimizer, State
 from planner.precisions import Precision
+from planner.quantisation import is_exact, stored_weights
+
+Basis = Literal["exact", "modelled", "assumed"]
 
 WEIGHTS = "weights"
 SCALES = "scales"
@@ -41,7 +50,7 @@ class MemoryRow:
 
     name: str
     size_bytes: Num
-    basis: Literal["exact", "modelled", "assumed"]
+    basis: Basis
     source: str
 
 
@@ -72,62 +81,17 @@ class Memory:
 
 def inference_memory(tree: Node, weights: WeightFormat) -> Memory:
     """Weights as a format stores them, and their scales and zero points."""
-    elements: Num = 0
-    scales: Num = 0
-    for row in walk(tree):
-        for tensor in held_tensors(row):
-            quantised = weights.quantises == "all" or is_quantised(row, tensor)
-            chosen = weights if quantised else find_format(weights.unquantised)
-            elements = elements + row.copies * packed_bytes(tensor.numel, chosen.element_bits)
-            if quantised and weights.blocks != "none":
-                scales = scales + row.copies * scale_bytes(tensor, weights)
+    stored = stored_weights(tree, weights)
+    basis: Basis = "exact" if is_exact(tree, weights) else "modelled"
     origin = "; ".join(weights.sources)
-    rows = [MemoryRow(name=WEIGHTS, size_bytes=elements, basis="exact", source=f"parameters x bits of {origin}")]
-    if weights.blocks != "none":
+    rows = [
+        MemoryRow(name=WEIGHTS, size_bytes=stored.codes, basis=basis, source=f"parameters x {weights.name}: {origin}")
+    ]
+    if weights.has_scales:
         rows.append(
-            MemoryRow(
-                name=SCALES, size_bytes=scales, basis="exact", source=f"one set a {weights.blocks} block: {origin}"
-            )
+            MemoryRow(name=SCALES, size_bytes=stored.scales, basis=basis, source=f"blocks x {weights.name}: {origin}")
         )
     return Memory(rows=tuple(rows))
-
-
-def is_quantised(row: Row, tensor: Tensor) -> bool:
-    """Whether a format for matrices quantises a tensor: weights of linear layers and experts, routers and heads not."""
-    if tensor.matrices is None:
-        return False
-    if row.bucket == "router" or row.bucket.startswith("other."):
-        return False
-    return not (isinstance(row.leaf, Linear) and row.leaf.yields_logits)
-
-
-def scale_bytes(tensor: Tensor, weights: WeightFormat) -> Num:
-    """Scales and zero points of one quantised tensor. [B]"""
-    blocks = _blocks(tensor, weights)
-    zeros = packed_bytes(blocks, weights.zero_bits)
-    if weights.nested_block:
-        nested = nested_scale_bytes(blocks, weights.scale_bits, weights.nested_block, weights.nested_scale_bits)
-        return nested + zeros
-    return packed_bytes(blocks, weights.scale_bits) + zeros
-
-
-def _blocks(tensor: Tensor, weights: WeightFormat) -> Num:
-    matrices = tensor.matrices
-    if matrices is None:
-        return 0
-    match weights.blocks:
-        case "none":
-            return 0
-        case "tensor":
-            return matrices.count
-        case "channel":
-            return matrices.count * matrices.out_features
-        case "group":
-            return grouped_blocks(matrices.count, matrices.out_features, matrices.in_features, weights.block_elements)
-        case "flat":
-            return ceil_div(tensor.numel, weights.block_elements)
-        case _:
-            assert_never(weights.blocks)
 
 
 def training_memory(tree: Node, precision: Precision, optimizer: Optimizer) -> Memory:
@@ -140,36 +104,70 @@ def training_memory(tree: Node, precision: Precision, optimizer: Optimizer) -> M
             for state in optimizer.states:
                 if _has_state(row, tensor, state):
                     states = states + row.copies * state_bytes(tensor, state, precision.optimised)
-    recipe = f"precision {precision.name}: {'; '.join(precision.sources)}"
-    kept = {WEIGHTS: precision.parameters, GRADIENTS: precision.gradients, MASTERS: precision.masters}
+    kept = (
+        (WEIGHTS, precision.parameters, precision.parameters_source),
+        (GRADIENTS, precision.gradients, precision.gradients_source),
+        (MASTERS, precision.masters, precision.masters_source),
+    )
     rows = [
-        MemoryRow(name=name, size_bytes=packed_bytes(elements, chosen.element_bits), basis="exact", source=recipe)
-        for name, chosen in kept.items()
+        MemoryRow(
+            name=name,
+            size_bytes=packed_bytes(elements, chosen.element_bits),
+            basis="exact",
+            source=f"parameters x {chosen.name}; {precision.name}: {source}",
+        )
+        for name, chosen, source in kept
         if chosen is not None
     ]
-    origins = "; ".join(dict.fromkeys(f"{state.name}: {state.source}" for state in optimizer.states))
+    names: dict[str, list[str]] = {}
+    for state in optimizer.states:
+        names.setdefault(state.source, []).append(state.name)
+    origins = "; ".join(f"{', '.join(kept_as)}: {source}" for source, kept_as in names.items())
     rows.append(MemoryRow(name=OPTIMIZER, size_bytes=states, basis="exact", source=f"{optimizer.name}: {origins}"))
     return Memory(rows=tuple(rows))
 
 
 def state_bytes(tensor: Tensor, state: State, optimised: WeightFormat) -> Num:
     """One state of one tensor. [B]"""
-    bits = state.element_bits(optimised)
+    elements, bits = state_elements(tensor, state), state.element_bits(optimised)
+    if not state.block:
+        return packed_bytes(elements, bits)
+    quantised = block_quantised_state_bytes(elements, bits, state.block, state.scale_bits, state.table_bits)
+    full = packed_bytes(elements, state.unquantised_bits(optimised))
+    if state.whole_blocks:
+        quantised = where(elements % state.block == 0, quantised, full)
+    return where(elements < state.smallest, full, quantised)
+
+
+def state_elements(tensor: Tensor, state: State) -> Num:
+    """Elements of one state of one tensor. [-]"""
     match state.elements:
         case "none":
             return 0
-        case "rows":
-            return packed_bytes(tensor.numel // tensor.shape[-1], bits)
-        case "columns":
-            return packed_bytes(tensor.numel // tensor.shape[-2], bits)
         case "all":
-            if not state.block:
-                return packed_bytes(tensor.numel, bits)
-            quantised = block_quantised_state_bytes(tensor.numel, bits, state.block, state.scale_bits)
-            full = packed_bytes(tensor.numel, find_format("fp32").element_bits)
-            return where(tensor.numel < state.smallest, full, quantised)
+            return tensor.numel
+        case "rows":
+            return tensor.numel // tensor.shape[-1]
+        case "columns":
+            return tensor.numel // tensor.shape[-2]
+        case "block squares":
+            return preconditioner_elements(tensor.shape, state.size)
+        case "dimension squares":
+            return dimension_squares(tensor.shape, state.size)
+        case "projected" | "projection":
+            matrices, rows, columns = _as_matrices(tensor)
+            projected, projection = projected_elements(rows, columns, state.size)
+            return matrices * (projected if state.elements == "projected" else projection)
         case _:
             assert_never(state.elements)
+
+
+def _as_matrices(tensor: Tensor) -> tuple[Num, Num, Num]:
+    """Matrices in a tensor, and the rows and columns of each."""
+    if tensor.matrices is not None:
+        return tensor.matrices.count, tensor.matrices.out_features, tensor.matrices.in_features
+    rows, columns = tensor.shape[-2:]
+    return tensor.numel // (rows * columns), rows, columns
 
 
 def _has_state(row: Row, tensor: Tensor, state: State) -> bool:

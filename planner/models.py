@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from planner.errors import ConfigError, UnknownNameError, near_miss
-from planner.families import MODEL_TYPES, family
-from planner.families.config import ModelConfig, field_of, known_keys, read_config, spellings
+from planner.families import MODEL_TYPES, family_of
+from planner.families.config import ModelConfig, field_of, known_keys, nested_kind, read_config, spellings
 from planner.families.family import Family
 from planner.families.inert import is_inert
 from planner.nodes import Node
@@ -105,8 +105,8 @@ def build_model(
         raise ConfigError(
             "is missing, expected the name of an architecture such as 'llama'", file=source.origin, key="model_type"
         )
-    known = family(model_type)
-    _check_overrides(known, overrides, source.origin)
+    known = family_of(model_type, raw)
+    _check_overrides(known, raw, overrides, source.origin)
     raw = _without_other_spellings(known.config, raw, overrides)
     config, assumptions = read_config(known.config, raw, source.origin)
     chosen = _choose_class(known, raw, class_name, source.origin)
@@ -150,13 +150,13 @@ def _without_other_spellings(
     return {key: value for key, value in raw.items() if key not in replaced}
 
 
-def _check_overrides(known: Family, overrides: Mapping[str, Any], origin: str) -> None:
+def _check_overrides(known: Family, raw: Mapping[str, Any], overrides: Mapping[str, Any], origin: str) -> None:
     """An override that no builder reads changes nothing, which is never what was meant."""
     keys = known_keys(known.config) | {"architectures", "model_type", "id2label"}
     for key in overrides:
         head, _, rest = key.partition(".")
-        nested = known.config.model_fields[head].annotation if rest and head in known.config.model_fields else None
-        if isinstance(nested, type) and issubclass(nested, ModelConfig):
+        nested = nested_kind(known.config, head, raw.get(head)) if rest else None
+        if nested is not None:
             inner = known_keys(nested)
             if rest not in inner:
                 raise ConfigError("is read by no builder", file=origin, key=key, hint=near_miss(rest, inner))

@@ -27,18 +27,27 @@ class Stream:
         ``cross``: those same tokens where a decoder turns them into keys and values, once a prompt;
         ``logits``: the positions whose logits are asked for; ``sample``: a number fixed by the config, such as the
         patches of a picture that is the whole input, or 1 for a pooler; ``image``: the same for each of the images
-        that come with a text.
+        that come with a text; ``illustrated``: the new tokens of samples that come with images, and none without;
+        ``distances``: relative positions of tokens to each other, twice as many as tokens, once for the whole batch;
+        ``context``: the new tokens and those in the cache.
     per_sample : Num
-        Positions a sample or image, for the last two kinds.
+        Positions a sample or image, for ``sample`` and ``image``.
+    fixed : Num, optional
+        Positions of ``source``, ``cross`` or ``distances`` where the config sets them and not the step.
+    at_most : Num, optional
+        Bound of ``distances``.
     """
 
-    kind: Literal["tokens", "source", "cross", "logits", "sample", "image"]
+    kind: Literal["tokens", "source", "cross", "logits", "sample", "image", "illustrated", "distances", "context"]
     per_sample: Num = 1
+    fixed: Num | None = None
+    at_most: Num | None = None
 
 
 TOKENS = Stream(kind="tokens")
 SOURCE = Stream(kind="source")
 CROSS = Stream(kind="cross")
+CONTEXT = Stream(kind="context")
 LOGITS = Stream(kind="logits")
 ONCE = Stream(kind="sample", per_sample=1)
 
@@ -49,7 +58,12 @@ class Linear:
 
     `transposed` says that the weight is stored as (in, out), as GPT-2's Conv1D does, and not as torch's (out, in);
     `yields_logits` that it is the output matrix over the vocabulary; `weight_name` and `bias_name` are its tensors'
-    names in the module.
+    names in the module. `blocks` says that the weight is block-diagonal, an output seeing only its block of the input,
+    and is stored as (blocks, out / blocks, in / blocks), its bias as (blocks, out / blocks). `weight_shape` is how
+    any other weight is stored that is no matrix. A `weight_name` of None stands for a weight that is part of a
+    `Parameter` beside it. `input_needs_grad` is as for a `Convolution`. `expands_cache` says that the class of
+    transformers (from 5.24 on) caches the input and not the output, as MLA's latents, and so multiplies the whole past
+    again at every step; engines fold the product into its neighbours, so only `planner verify` asks.
     """
 
     in_features: Num
@@ -57,8 +71,12 @@ class Linear:
     bias: bool = False
     transposed: bool = False
     yields_logits: bool = False
-    weight_name: str = "weight"
+    blocks: Num | None = None
+    weight_shape: tuple[Num, ...] | None = None
+    weight_name: str | None = "weight"
     bias_name: str = "bias"
+    input_needs_grad: bool = True
+    expands_cache: bool = False
     bucket: str | None = None
     stream: Stream | None = None
 
@@ -85,9 +103,14 @@ class Norm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """Bare tensor that no product uses: a class token, sinks, a bias of its own."""
+    """Bare tensor that no product uses: a class token, sinks, a bias of its own.
+
+    Where `experts` is given, it is stacked for so many routed experts, of which a token visits `top_k`.
+    """
 
     shape: tuple[Num, ...]
+    experts: Num | None = None
+    top_k: Num | None = None
     bucket: str | None = None
     stream: Stream | None = None
 
@@ -114,7 +137,10 @@ class Convolution:
 class Experts:
     """Routed experts as fused tensors, one slice an expert; each token visits `top_k` of `num_experts`.
 
-    `transposed` says that a slice is stored as (in, out). A gated expert has its gate and up matrices side by side.
+    `transposed` says that a slice is stored as (in, out). A gated expert has its gate and up matrices side by side,
+    or, where `flat` names gate, up and down, three tensors of shape (experts * inner, hidden) as in DBRX.
+    `visits_all` says that the class of transformers multiplies every token with every expert, with zeros for those
+    that it is not routed to; the model and its engines do not, so only `planner verify` asks.
     """
 
     num_experts: Num
@@ -124,6 +150,8 @@ class Experts:
     gated: bool = True
     bias: bool = False
     transposed: bool = False
+    flat: tuple[str, str, str] | None = None
+    visits_all: bool = False
     bucket: str | None = "experts.routed"
     stream: Stream | None = None
 
@@ -141,9 +169,21 @@ class Attention:
     causal : bool
         A query sees itself and what came before.
     window : Num or None
-        Keys that a query sees at most, itself included. [token]
+        Keys that a query sees at most, itself included; on each of its sides where `causal` is False. [token]
+    chunked : bool
+        The window does not slide: the sequence is cut into pieces of `window` tokens, and a query sees its own piece.
     keys : str
-        ``self``: the query's own stream and its past; ``source``: the encoder's tokens.
+        ``self``: the query's own stream and its past; ``source``: the encoder's tokens; ``image``: what the images of
+        its sample yielded, or its own image where it is part of one; ``pairs``: one vector of every image of the batch, for one query a sample; ``pooled``: one
+        key for each whole `pool` tokens of the query's own stream and its past; ``distances``: relative positions, for
+        scores that are added to those of another attention.
+    key_stream : Stream, optional
+        Positions that are the keys, where `keys` is ``distances``, ``image`` (those of one image), or ``source`` with a
+        length that the config sets.
+    pool : Num
+        Tokens that are pooled into one key, where `keys` is ``pooled``. [token]
+    selected : Num or None
+        Keys that an indexer leaves to a query at most; the others are multiplied and masked. [-]
     """
 
     num_heads: Num
@@ -151,8 +191,23 @@ class Attention:
     v_head_dim: Num
     causal: bool
     window: Num | None = None
-    keys: Literal["self", "source"] = "self"
+    chunked: bool = False
+    keys: Literal["self", "source", "image", "pairs", "pooled", "distances"] = "self"
+    key_stream: Stream | None = None
+    pool: Num = 1
+    selected: Num | None = None
     bucket: str | None = "attention"
+    stream: Stream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """Matrix product of two activations at every position: (rows, inner) times (inner, columns), without weights."""
+
+    rows: Num
+    inner: Num
+    columns: Num
+    bucket: str | None = None
     stream: Stream | None = None
 
 
@@ -183,13 +238,13 @@ class Tied:
 
     Attributes
     ----------
-    module : Linear or Embedding
+    module : Linear, Embedding or Norm
         What is executed.
     to : str
         Path of the module whose weight it shares.
     """
 
-    module: Linear | Embedding
+    module: Linear | Embedding | Norm
     to: str
 
 
@@ -211,6 +266,8 @@ class Module:
         Prefix of the buckets below, such as ``vision``.
     runs : Num
         How often a forward pass runs the module with the same weights, as in ALBERT. [-]
+    backward : bool
+        False where no gradient of the model's loss flows through, as in an indexer, whose output only chooses.
     """
 
     children: Mapping[str, Node] = field(default_factory=dict)
@@ -218,6 +275,7 @@ class Module:
     stream: Stream | None = None
     tower: str = ""
     runs: Num = 1
+    backward: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,12 +299,15 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """Blocks of several kinds in one module list, such as a few dense layers before those with experts."""
+    """Blocks of several kinds in one module list, such as a few dense layers before those with experts.
 
-    parts: tuple[Repeat, ...]
+    As a child named ``""`` it holds several products that the `forward` of one module makes.
+    """
+
+    parts: tuple[Node, ...]
 
 
-Leaf: TypeAlias = Linear | Embedding | Norm | Parameter | Convolution | Experts | Attention | Scan
+Leaf: TypeAlias = Linear | Embedding | Norm | Parameter | Convolution | Experts | Attention | Product | Scan
 Node: TypeAlias = Leaf | Tied | Module | Repeat | Stack
 
 
@@ -272,6 +333,8 @@ class Row:
         Component in the breakdown.
     stream : Stream
         Positions that pass through.
+    backward : bool
+        Whether gradients of the model's loss flow through it.
     """
 
     path: str
@@ -282,6 +345,7 @@ class Row:
     indices: tuple[tuple[int, ...] | range | None, ...]
     bucket: str
     stream: Stream
+    backward: bool = True
 
     def real_paths(self) -> Iterator[str]:
         """Path of each copy in the torch model, such as ``model.layers.3.self_attn.q_proj``."""
@@ -314,6 +378,7 @@ class _Place:
     bucket: str = "other.misc"
     stream: Stream = TOKENS
     tower: str = ""
+    backward: bool = True
 
     def join(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path and name else self.path or name
@@ -327,6 +392,7 @@ def _walk(node: Node, place: _Place) -> Iterator[Row]:
             stream=node.stream or place.stream,
             tower=place.tower + node.tower,
             runs=place.runs * node.runs,
+            backward=place.backward and node.backward,
         )
         for name, child in node.children.items():
             yield from _walk(child, replace(inside, path=inside.join(name)))
@@ -353,4 +419,5 @@ def _walk(node: Node, place: _Place) -> Iterator[Row]:
             indices=place.indices,
             bucket=f"{place.tower}.{bucket}" if place.tower else bucket,
             stream=leaf.stream or place.stream,
+            backward=place.backward,
         )

@@ -12,7 +12,7 @@ def test_parts_that_are_unknown_are_left_out() -> None:
 
 
 def test_a_near_miss_is_found_whatever_its_case() -> None:
-    assert near_miss("h100", ["H100 80GB", "A100"]) == "did you mean 'H100 80GB'?"
+    assert near_miss("h100 80", ["H100 80GB", "T4"]) == "did you mean 'H100 80GB'?"
 
 
 def test_nothing_close_is_no_hint() -> None:

@@ -38,6 +38,9 @@ def verify(
         typer.Option(min=1, help="Tokens of an encoder-decoder's encoder.", show_default="as sequence-length"),
     ] = None,
     past: Annotated[int, typer.Option(min=0, help="Tokens a sample that are already in the cache.")] = 0,
+    images: Annotated[
+        int, typer.Option(min=0, help="Images a sample beside the text, whose tokens are part of it.")
+    ] = 0,
     attention: Annotated[
         str, typer.Option(metavar="eager|sdpa|all", help="Implementation of attention in transformers.")
     ] = "all",
@@ -71,7 +74,9 @@ def verify(
     loaded = load_model(
         model, models_dir=models_dir, overrides=parse_overrides(overrides), class_name=class_name, offline=offline
     )
-    step = Step(batch_size=batch_size, sequence_length=sequence_length, source_length=source_length, past=past)
+    step = Step(
+        batch_size=batch_size, sequence_length=sequence_length, source_length=source_length, past=past, images=images
+    )
     with _progress() as tell:
         tell("loading torch and transformers")
         from planner.verify import verify as verify_model
@@ -126,6 +131,7 @@ def _step(result: Verification) -> str:
     step = result.step
     words = f"{step.batch_size} x {step.sequence_length} tokens"
     words += f", {step.source} of the encoder" if step.source_length is not None else ""
+    words += f", {step.images} images a sample" if step.images else ""
     return words + (f", {step.past} in the cache" if step.past else "")
 
 

@@ -8,6 +8,7 @@ in arithmetic that also serves columns (see `planner.numeric`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -81,6 +82,7 @@ class ModelConfig(BaseModel):
     column_free_keys: ClassVar[frozenset[str]] = frozenset()
     """Dimensions on which the tree's structure depends, so that a sweep builds one tree for each of their values."""
 
+    model_type: str | None = None
     tie_word_embeddings: bool = False
     num_labels: Dimension = 2
 
@@ -95,6 +97,62 @@ class ModelConfig(BaseModel):
 
 
 C = TypeVar("C", bound=ModelConfig)
+
+
+class ComposedConfig(ModelConfig):
+    """Config of a model made of models, each with a config of its own inside."""
+
+    def check(self) -> None:
+        """Every part must hold."""
+        for name in type(self).model_fields:
+            part = getattr(self, name)
+            if isinstance(part, ModelConfig):
+                try:
+                    part.check()
+                except ConfigError as error:
+                    raise ConfigError(error.message, key=f"{name}.{error.key}", hint=error.hint) from None
+
+
+@dataclass(frozen=True, slots=True)
+class ByModelType:
+    """Validator of a nested config that may be of any family: its own `model_type` says of which.
+
+    Attributes
+    ----------
+    default : str
+        Model type where it states none.
+    """
+
+    default: str
+
+    def kind(self, raw: object) -> type[ModelConfig]:
+        """Config class of a nested config."""
+        from planner.families import family  # here and not above, since the families import this module
+
+        stated = raw.get("model_type") if isinstance(raw, Mapping) else None
+        return family(stated if isinstance(stated, str) else self.default).config
+
+    def __call__(self, value: object) -> object:
+        """Nested config from its keys."""
+        if isinstance(value, ModelConfig):
+            return value
+        if not isinstance(value, Mapping):
+            raise PydanticCustomError("nested", "expected a mapping of keys, got {found}", {"found": _shown(value)})
+        kind = self.kind(value)
+        return kind.model_validate({"model_type": self.default, **_stated_keys(kind, value)})
+
+
+def nested_kind(kind: type[ModelConfig], name: str, raw: object) -> type[ModelConfig] | None:
+    """Config class of the nested config in a field, or None where the field holds none."""
+    field = kind.model_fields.get(name)
+    if field is None:
+        return None
+    for item in field.metadata:
+        chooser = getattr(item, "func", None)
+        if isinstance(chooser, ByModelType):
+            return chooser.kind(raw)
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, ModelConfig) else None
 
 
 def require(condition: bool, key: str, message: str) -> None:
@@ -236,9 +294,12 @@ def validate_value(kind: type[ModelConfig], name: str, value: object) -> object:
 
 
 def _defaults_used(config: ModelConfig) -> Iterator[str]:
-    for name in type(config).model_fields:
+    fields = type(config).model_fields
+    # A part without a vocabulary, such as an image tower, has no head to tie.
+    unremarkable = UNREMARKABLE_DEFAULTS | (frozenset() if "vocab_size" in fields else {"tie_word_embeddings"})
+    for name in fields:
         value = getattr(config, name)
-        if name not in config.model_fields_set and name not in UNREMARKABLE_DEFAULTS and not _is_derived(value):
+        if name not in config.model_fields_set and name not in unremarkable and not _is_derived(value):
             yield f"{name} = {_shown(value)}: not in the config, default of the {config_family(config)} class"
         elif isinstance(value, ModelConfig):
             for line in _defaults_used(value):
@@ -267,8 +328,8 @@ def _unread_keys(kind: type[ModelConfig], raw: Mapping[str, Any], prefix: str = 
     known = known_keys(kind)
     for key, value in raw.items():
         name = field_of(kind, key)
-        nested = kind.model_fields[name].annotation if name else None
-        if isinstance(nested, type) and issubclass(nested, ModelConfig) and isinstance(value, Mapping):
+        nested = nested_kind(kind, name, value) if name else None
+        if nested is not None and isinstance(value, Mapping):
             yield from _unread_keys(nested, value, f"{prefix}{key}.")
         elif key not in known and not is_inert(key) and value is not None:
             consequence = "if it shapes the model, this count misses it"

@@ -27,9 +27,12 @@ class Family:
         Tree by transformers class.
     default_class : str
         Counted where the config names no class.
+    composed : str, optional
+        Model type of the whole where a config with parts states this part's type for all of it.
     """
 
     model_type: str
     config: type[ModelConfig]
     classes: Mapping[str, Builder]
     default_class: str
+    composed: str | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from planner.families.blocks import gated_mlp, layer_norm, output_head, position_embedding, rms_norm
-from planner.families.config import Dimension, LayerCount, ModelConfig, require
+from planner.families.blocks import gated_mlp, rms_norm
+from planner.families.composed import ImageTextConfig, image_tower, text_head
+from planner.families.config import Dimension, LayerCount, require
 from planner.families.decoder import (
     FULL,
     SLIDING,
@@ -20,7 +21,7 @@ from planner.families.decoder import (
     windowed_layers,
 )
 from planner.families.family import Builder, Family
-from planner.families.vision import VisionConfig, encoder_layers, patch_convolution
+from planner.families.siglip import SiglipVisionConfig, siglip_vision
 from planner.nodes import Linear, Module, Node, Norm, Stream
 from planner.numeric import Num, all_true
 
@@ -83,13 +84,7 @@ class Gemma3TextConfig(Gemma2Config):
         ]
 
 
-class SiglipVisionConfig(VisionConfig):
-    """The image tower of Gemma 3, which has neither class token nor pooling head."""
-
-    vision_use_head: bool = True
-
-
-class Gemma3Config(ModelConfig):
+class Gemma3Config(ImageTextConfig):
     """Gemma 3 with its image tower."""
 
     text_config: Gemma3TextConfig = Gemma3TextConfig()
@@ -97,15 +92,14 @@ class Gemma3Config(ModelConfig):
     mm_tokens_per_image: Dimension = 256
     tie_word_embeddings: bool = True
 
+    @property
+    def image_tokens(self) -> Num:
+        """What the projector leaves of the patches. [token]"""
+        return self.mm_tokens_per_image
+
     def check(self) -> None:
-        """Each tower must hold, and the image tokens must tile the patches."""
-        self.text_config.check()
-        self.vision_config.check()
-        require(
-            not self.vision_config.vision_use_head,
-            "vision_config.vision_use_head",
-            "a pooling head in the image tower is not supported, expected false",
-        )
+        """Each part must hold, and there cannot be more image tokens than patches."""
+        super().check()
         require(
             all_true(self.mm_tokens_per_image <= self.vision_config.num_patches),
             "mm_tokens_per_image",
@@ -142,22 +136,6 @@ def gemma3_text_model(config: Gemma3TextConfig) -> Node:
     return decoder(config, windowed_layers(config, lambda window: _four_norm_block(config, window, qk_norm=True)))
 
 
-def _vision_tower(config: SiglipVisionConfig) -> Module:
-    hidden = config.hidden_size
-    norms = ("layer_norm1", "layer_norm2")
-    patches = Stream(kind="image", per_sample=config.num_patches)
-    return Module(
-        children={
-            "embeddings.patch_embedding": patch_convolution(config, patches),
-            "embeddings.position_embedding": position_embedding(config.num_patches, hidden),
-            "encoder.layers": encoder_layers(config, norms=norms, attn="self_attn", out_name="out_proj", qkv_bias=True),
-            "post_layernorm": layer_norm(hidden),
-        },
-        stream=patches,
-        tower="vision",
-    )
-
-
 def gemma3_model(config: Gemma3Config) -> Node:
     """Image tower, projector and decoder."""
     image, text = config.vision_config, config.text_config
@@ -174,7 +152,7 @@ def gemma3_model(config: Gemma3Config) -> Node:
     )
     return Module(
         children={
-            "vision_tower": _vision_tower(image),
+            "vision_tower": image_tower(siglip_vision(image)),
             "multi_modal_projector": projector,
             "language_model": gemma3_text_model(text),
         }
@@ -182,10 +160,7 @@ def gemma3_model(config: Gemma3Config) -> Node:
 
 
 def _gemma3_conditional_generation(config: Gemma3Config) -> Node:
-    text = config.text_config
-    tied_to = "model.language_model.embed_tokens" if config.tie_word_embeddings else None
-    head = output_head(text.hidden_size, text.vocab_size, tied_to)
-    return Module(children={"model": gemma3_model(config), "lm_head": head})
+    return text_head(gemma3_model(config), config.text_config, tied=config.tie_word_embeddings)
 
 
 def _gemma3_text_classes() -> Mapping[str, Builder]:

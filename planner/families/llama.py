@@ -7,6 +7,7 @@ from planner.families.decoder import (
     FULL,
     SLIDING,
     DecoderConfig,
+    Heads,
     SlidingConfig,
     decoder,
     decoder_family,
@@ -103,7 +104,7 @@ def qwen3_model(config: Qwen3Config) -> Node:
 
 FAMILIES = (
     decoder_family("llama", "Llama", LlamaConfig, llama_model),
-    decoder_family("mistral", "Mistral", MistralConfig, llama_model),
+    decoder_family("mistral", "Mistral", MistralConfig, llama_model, heads=Heads()),
     decoder_family("qwen2", "Qwen2", Qwen2Config, llama_model),
     decoder_family("qwen3", "Qwen3", Qwen3Config, qwen3_model),
 )

@@ -1,0 +1,101 @@
+"""Which implementations of attention and experts a request means, and which of them its device can run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from planner.errors import UnknownNameError, UnsupportedError, near_miss
+from planner.models import Model
+from planner.nodes import Experts, walk
+
+DEVICES = ("meta", "cpu", "cuda")
+ATTENTION = ("eager", "sdpa")
+EXPERTS = ("eager", "batched_mm", "grouped_mm")
+ALL = "all"
+AUTO = "auto"
+
+NOT_ON_META = "its loop over the experts that were hit needs real routing, which meta tensors do not have"
+
+
+@dataclass(frozen=True, slots=True)
+class Implementation:
+    """One way in which transformers runs a model.
+
+    Attributes
+    ----------
+    attention : str
+        ``eager`` or ``sdpa``.
+    experts : str or None
+        ``eager``, ``batched_mm`` or ``grouped_mm``; None where there are no experts.
+    """
+
+    attention: str
+    experts: str | None
+
+
+def implementations(
+    model: Model, real_class: Any, *, device: str, attention: str, experts: str
+) -> tuple[list[Implementation], list[str]]:
+    """What a request asks for, and why some of it is left out.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    real_class : type
+        Its class of transformers.
+    device, attention, experts : str
+        As `planner.verify.verify` takes them.
+
+    Returns
+    -------
+    chosen : list of Implementation
+        At least one.
+    skipped : list of str
+        One line for each that ``all`` leaves out, with the reason.
+
+    Raises
+    ------
+    UnknownNameError
+        A word that is no choice.
+    UnsupportedError
+        The one that was asked for by name cannot run.
+    """
+    check_choice("attention", attention, (*ATTENTION, ALL))
+    check_choice("experts", experts, (*EXPERTS, ALL, AUTO))
+    no_sdpa = None if real_class._supports_sdpa else f"{model.class_name} of transformers has no sdpa attention"  # noqa: SLF001
+    no_loop = NOT_ON_META if device == "meta" else None
+    attentions, skipped = _choose("attention", attention, ATTENTION, {"sdpa": no_sdpa})
+    # A class that multiplies every token with every expert has one way to do so.
+    if not any(isinstance(row.leaf, Experts) and not row.leaf.visits_all for row in walk(model.tree)):
+        if experts in EXPERTS:
+            raise UnsupportedError(
+                f"{model.name} has no experts that can run in several ways", key="experts", hint="leave the option out"
+            )
+        return [Implementation(name, None) for name in attentions], skipped
+    wanted = "grouped_mm" if experts == AUTO else experts
+    chosen, left_out = _choose("experts", wanted, EXPERTS, {"eager": no_loop})
+    return [Implementation(name, loop) for name in attentions for loop in chosen], [*skipped, *left_out]
+
+
+def _choose(
+    option: str, wanted: str, known: Sequence[str], reasons: dict[str, str | None]
+) -> tuple[list[str], list[str]]:
+    asked = known if wanted == ALL else (wanted,)
+    refused = {name: reason for name in asked if (reason := reasons.get(name))}
+    chosen = [name for name in asked if name not in refused]
+    if not chosen:
+        name, reason = next(iter(refused.items()))
+        others = ", ".join(other for other in known if not reasons.get(other))
+        raise UnsupportedError(f"'{name}' cannot run: {reason}", key=option, hint=f"choose {others}")
+    return chosen, [f"{option} {name} skipped: {reason}" for name, reason in refused.items()]
+
+
+def check_choice(option: str, word: str, known: Sequence[str]) -> None:
+    """Raise `UnknownNameError` for a word that is no choice of an option."""
+    if word not in known:
+        raise UnknownNameError(
+            f"unknown {option} '{word}', expected one of {', '.join(known)}", hint=near_miss(word, known)
+        )

@@ -1,0 +1,437 @@
+"""A config of every model type that is small enough to run in milliseconds, and odd enough to show a mistake.
+
+Widths differ from each other and from the quotients that a class would assume, and layers differ in kind where the
+family has kinds. Products of groups of rows want widths in steps of 16 bytes, hence the multiples of 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+BERT: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "max_position_embeddings": 70,
+    "num_attention_heads": 6,
+    "num_hidden_layers": 3,
+    "num_labels": 5,
+    "type_vocab_size": 3,
+    "vocab_size": 99,
+}
+
+DECODER: dict[str, Any] = {
+    "head_dim": 10,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "max_position_embeddings": 256,
+    "num_attention_heads": 6,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 2,
+    "num_labels": 5,
+    "tie_word_embeddings": False,
+    "vocab_size": 99,
+}
+
+QUOTIENT: dict[str, Any] = {key: value for key, value in DECODER.items() if key != "head_dim"}
+"""Where the class takes no width of a head."""
+
+PLAIN: dict[str, Any] = {key: value for key, value in QUOTIENT.items() if key != "num_key_value_heads"}
+"""Where every query head has a key/value head."""
+
+GPT: dict[str, Any] = {
+    "n_embd": 48,
+    "n_head": 6,
+    "n_inner": 80,
+    "n_layer": 3,
+    "n_positions": 70,
+    "num_labels": 5,
+    "vocab_size": 99,
+}
+
+SMALL_TOKENS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+"""Where the class's own would lie outside of the vocabulary."""
+
+T5: dict[str, Any] = {
+    "d_ff": 80,
+    "d_kv": 10,
+    "d_model": 48,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+    "is_encoder_decoder": True,
+    "num_decoder_layers": 3,
+    "num_heads": 6,
+    "num_labels": 5,
+    "num_layers": 2,
+    "pad_token_id": 0,
+    "relative_attention_num_buckets": 8,
+    "vocab_size": 99,
+}
+
+DEEPSEEK: dict[str, Any] = {
+    "first_k_dense_replace": 1,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "kv_lora_rank": 16,
+    "max_position_embeddings": 256,
+    "moe_intermediate_size": 24,
+    "n_group": 2,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_attention_heads": 6,
+    "num_experts_per_tok": 3,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 6,
+    "num_labels": 5,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 4,
+    "tie_word_embeddings": False,
+    "topk_group": 2,
+    "v_head_dim": 12,
+    "vocab_size": 99,
+}
+
+VISION: dict[str, Any] = {
+    "hidden_size": 40,
+    "image_size": 32,
+    "intermediate_size": 56,
+    "num_attention_heads": 4,
+    "num_channels": 3,
+    "num_hidden_layers": 2,
+    "patch_size": 8,
+}
+
+QWEN_MOE: dict[str, Any] = {
+    **DECODER,
+    "decoder_sparse_step": 1,
+    "moe_intermediate_size": 32,
+    "num_experts": 6,
+    "num_experts_per_tok": 3,
+}
+
+GEMMA3_TEXT: dict[str, Any] = {
+    **DECODER,
+    "query_pre_attn_scalar": 10,
+    "sliding_window": 8,
+    "sliding_window_pattern": 2,
+    "tie_word_embeddings": True,
+}
+
+MAMBA: dict[str, Any] = {
+    "conv_kernel": 3,
+    "hidden_size": 48,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "state_size": 6,
+    "time_step_rank": 7,
+    "vocab_size": 99,
+}
+
+QWEN3_VISION: dict[str, Any] = {
+    "depth": 2,
+    "hidden_size": 40,
+    "in_channels": 3,
+    "intermediate_size": 56,
+    "num_heads": 4,
+    "num_position_embeddings": 16,
+    "out_hidden_size": 48,
+    "patch_size": 8,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+QWEN_HYBRID: dict[str, Any] = {
+    **DECODER,
+    "full_attention_interval": 2,
+    "linear_conv_kernel_dim": 3,
+    "linear_key_head_dim": 6,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_value_head_dim": 10,
+    "moe_intermediate_size": 24,
+    "num_experts": 6,
+    "num_experts_per_tok": 3,
+    "num_hidden_layers": 4,
+    "shared_expert_intermediate_size": 56,
+}
+
+SEQ2SEQ: dict[str, Any] = {
+    "d_model": 48,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 56,
+    "decoder_layers": 3,
+    "decoder_start_token_id": 2,
+    "encoder_attention_heads": 6,
+    "encoder_ffn_dim": 80,
+    "encoder_layers": 2,
+    "eos_token_id": 2,
+    "max_position_embeddings": 70,
+    "num_labels": 5,
+    "pad_token_id": 1,
+    "vocab_size": 99,
+}
+
+DEBERTA: dict[str, Any] = {
+    **BERT,
+    "max_relative_positions": 9,
+    "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False,
+    "relative_attention": True,
+    "type_vocab_size": 0,
+}
+
+T5GEMMA: dict[str, Any] = {
+    **DECODER,
+    "model_type": "t5_gemma_module",
+    "pad_token_id": 0,
+    "query_pre_attn_scalar": 10,
+    "sliding_window": 8,
+    "tie_word_embeddings": True,
+}
+
+TINY: Mapping[str, Mapping[str, Any]] = {
+    "albert": {**BERT, "embedding_size": 20, "inner_group_num": 2, "num_hidden_groups": 3, "num_hidden_layers": 6},
+    "apertus": QUOTIENT,
+    "arcee": {**DECODER, "mlp_bias": True},
+    "bart": SEQ2SEQ,
+    "bert": BERT,
+    "biogpt": {**PLAIN, "max_position_embeddings": 70},
+    "bloom": {"hidden_size": 48, "n_head": 6, "n_layer": 3, "num_labels": 5, "vocab_size": 99},
+    "codegen": {**GPT, "n_head": 8, "rotary_dim": 4},
+    "cohere": {**QUOTIENT, "use_qk_norm": True},
+    "cohere2": {**QUOTIENT, "sliding_window": 8, "sliding_window_pattern": 3},
+    "deberta": DEBERTA,
+    "deberta-v2": {
+        **DEBERTA,
+        "conv_kernel_size": 3,
+        "norm_rel_ebd": "layer_norm",
+        "position_buckets": 4,
+        "share_att_key": True,
+    },
+    "deepseek_v3": DEEPSEEK,
+    "distilbert": {
+        "dim": 48,
+        "hidden_dim": 80,
+        "max_position_embeddings": 70,
+        "n_heads": 6,
+        "n_layers": 3,
+        "vocab_size": 99,
+    },
+    "electra": {**BERT, "embedding_size": 20},
+    "ernie4_5": DECODER,
+    "exaone4": {**DECODER, "sliding_window": 8, "sliding_window_pattern": 3},
+    "falcon": {**PLAIN, "new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon_mamba": MAMBA,
+    "gemma": {**DECODER, "num_key_value_heads": 1, "tie_word_embeddings": True},
+    "gemma2": {**DECODER, "query_pre_attn_scalar": 10, "sliding_window": 8, "tie_word_embeddings": True},
+    "gemma3": {
+        "boi_token_index": 90,
+        "eoi_token_index": 91,
+        "image_token_index": 92,
+        "mm_tokens_per_image": 4,
+        "text_config": {"model_type": "gemma3_text", **GEMMA3_TEXT},
+        "tie_word_embeddings": True,
+        "vision_config": {"model_type": "siglip_vision_model", "vision_use_head": False, **VISION},
+    },
+    "gemma3_text": GEMMA3_TEXT,
+    "glm": {**DECODER, "head_dim": 16, "pad_token_id": 0},
+    "glm4": {**DECODER, "head_dim": 16, "pad_token_id": 0},
+    "gpt2": GPT,
+    "gpt_bigcode": GPT,
+    "gpt_neo": {
+        **PLAIN,
+        "attention_types": [[["global", "local"], 1], [["global"], 1]],
+        # The class masks what lies before a window and does not drop it, so that no test may reach beyond one.
+        "window_size": 64,
+    },
+    "gpt_neox": PLAIN,
+    "gpt_oss": {**DECODER, "num_experts_per_tok": 2, "num_local_experts": 4, "sliding_window": 8},
+    "gptj": {**GPT, "rotary_dim": 4},
+    "granite": {**QUOTIENT, "attention_bias": True},
+    "helium": {**DECODER, "head_dim": 8},
+    "hunyuan_v1_dense": DECODER,
+    "jamba": {
+        **DECODER,
+        "attn_layer_offset": 1,
+        "attn_layer_period": 3,
+        "mamba_d_conv": 3,
+        "mamba_d_state": 6,
+        "mamba_dt_rank": 7,
+        "num_experts": 4,
+        "num_hidden_layers": 5,
+    },
+    "kimi_k2": {**DEEPSEEK, "n_group": 1, "n_shared_experts": 1, "topk_group": 1},
+    "llama": DECODER,
+    "mamba": MAMBA,
+    "mamba2": {
+        "conv_kernel": 3,
+        "head_dim": 8,
+        "hidden_size": 48,
+        "n_groups": 4,
+        "num_heads": 12,
+        "num_hidden_layers": 3,
+        "state_size": 6,
+        "vocab_size": 99,
+    },
+    "marian": {**SEQ2SEQ, "decoder_vocab_size": 110, "share_encoder_decoder_embeddings": False},
+    "mbart": SEQ2SEQ,
+    "ministral3": {**DECODER, "head_dim": 16, "sliding_window": 8},
+    "mistral": {**DECODER, "sliding_window": 8},
+    "mistral3": {
+        "image_token_index": 92,
+        "text_config": {"model_type": "ministral3", **DECODER, "head_dim": 16},
+        "vision_config": {"model_type": "pixtral", **VISION},
+    },
+    "mixtral": {**DECODER, "num_experts_per_tok": 2, "num_local_experts": 4, "sliding_window": None},
+    "modernbert": {
+        "cls_token_id": 1,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "local_attention": 8,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 5,
+        "num_labels": 5,
+        "vocab_size": 99,
+        **SMALL_TOKENS,
+    },
+    "mpt": {"d_model": 48, "max_seq_len": 70, "n_heads": 6, "n_layers": 3, "num_labels": 5, "vocab_size": 99},
+    "mt5": {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "nemotron": DECODER,
+    "nemotron_h": {
+        "conv_kernel": 3,
+        "head_dim": 10,
+        "hidden_size": 48,
+        "hybrid_override_pattern": "MEM*-",
+        "intermediate_size": 80,
+        "mamba_head_dim": 10,
+        "mamba_num_heads": 6,
+        "moe_intermediate_size": 24,
+        "moe_latent_size": 16,
+        "moe_shared_expert_intermediate_size": 56,
+        "n_groups": 3,
+        "n_routed_experts": 4,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 5,
+        "num_key_value_heads": 2,
+        "ssm_state_size": 6,
+        "vocab_size": 99,
+    },
+    "olmo": QUOTIENT,
+    "olmo2": QUOTIENT,
+    "olmo3": {**QUOTIENT, "num_hidden_layers": 4, "sliding_window": 8},
+    "opt": {
+        "ffn_dim": 80,
+        "hidden_size": 48,
+        "max_position_embeddings": 70,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 3,
+        "num_labels": 5,
+        "vocab_size": 99,
+        "word_embed_proj_dim": 20,
+    },
+    "pegasus": SEQ2SEQ,
+    "persimmon": PLAIN,
+    "phi": QUOTIENT,
+    "phi3": {**QUOTIENT, **SMALL_TOKENS, "sliding_window": 8},
+    "qwen2": {**DECODER, "max_window_layers": 1, "sliding_window": 8, "use_sliding_window": True},
+    "qwen2_moe": {**QWEN_MOE, "num_hidden_layers": 4, "mlp_only_layers": [2], "shared_expert_intermediate_size": 56},
+    "qwen3": DECODER,
+    "qwen3_moe": {**QWEN_MOE, "num_hidden_layers": 4, "decoder_sparse_step": 2},
+    "qwen3_5": {
+        "num_labels": 5,
+        "text_config": {"model_type": "qwen3_5_text", **QWEN_HYBRID},
+        "tie_word_embeddings": False,
+        "vision_config": {"model_type": "qwen3_5_vision", **QWEN3_VISION},
+    },
+    "qwen3_5_moe": {
+        "text_config": {"model_type": "qwen3_5_moe_text", **QWEN_HYBRID},
+        "tie_word_embeddings": False,
+        "vision_config": {"model_type": "qwen3_5_moe_vision", **QWEN3_VISION},
+    },
+    "qwen3_5_moe_text": QWEN_HYBRID,
+    "qwen3_5_text": QWEN_HYBRID,
+    "qwen3_next": {**QWEN_HYBRID, "mlp_only_layers": [1]},
+    "recurrent_gemma": {
+        **DECODER,
+        "attention_window_size": 8,
+        "conv1d_width": 3,
+        "lru_width": 36,
+        "tie_word_embeddings": True,
+    },
+    "roberta": {**BERT, "pad_token_id": 1},
+    "rwkv": {
+        "attention_hidden_size": 40,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "vocab_size": 99,
+    },
+    "seed_oss": DECODER,
+    "smollm3": {
+        **QUOTIENT,
+        **SMALL_TOKENS,
+        "no_rope_layer_interval": 2,
+        "sliding_window": 8,
+        "use_sliding_window": True,
+    },
+    "stablelm": {**QUOTIENT, "qk_layernorm": True, "use_qkv_bias": True},
+    "starcoder2": {**DECODER, "sliding_window": 8},
+    "t5": {**T5, "feed_forward_proj": "relu", "tie_word_embeddings": True},
+    "t5gemma": {
+        "decoder": T5GEMMA,
+        "encoder": {**T5GEMMA, "hidden_size": 40, "num_attention_heads": 4, "num_hidden_layers": 2},
+        "num_labels": 5,
+        "pad_token_id": 0,
+    },
+    "vit": {**VISION, "encoder_stride": 8, "num_labels": 5},
+    "whisper": {
+        **SEQ2SEQ,
+        "bos_token_id": 0,
+        "classifier_proj_size": 20,
+        "max_source_positions": 11,
+        "max_target_positions": 70,
+        "num_mel_bins": 7,
+    },
+    "xglm": {
+        "attention_heads": 6,
+        "d_model": 48,
+        "ffn_dim": 80,
+        "num_labels": 5,
+        "num_layers": 3,
+        "vocab_size": 99,
+    },
+    "xlm-roberta": {**BERT, "pad_token_id": 1},
+    "xlnet": {
+        "d_inner": 80,
+        "d_model": 48,
+        "end_n_top": 2,
+        "n_head": 6,
+        "n_layer": 3,
+        "num_labels": 5,
+        "pad_token_id": 0,
+        "start_n_top": 3,
+        "vocab_size": 99,
+    },
+    "zamba": {
+        "attn_layer_offset": 1,
+        "attn_layer_period": 2,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "mamba_d_conv": 3,
+        "mamba_d_state": 6,
+        "mamba_dt_rank": 7,
+        "n_mamba_heads": 3,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 6,
+        "num_key_value_heads": 2,
+        "num_labels": 5,
+        "vocab_size": 99,
+    },
+}
+"""Keys by model type."""
+
+
+def tiny_config(model_type: str, **changes: object) -> dict[str, Any]:
+    """Small config of a model type as a config.json would state it, with some keys changed."""
+    return {"model_type": model_type, **TINY[model_type], **changes}
