@@ -367,19 +367,22 @@ def _multiplies(leaf: Leaf) -> bool:
 
 
 def _is_generative(rows: list[Row]) -> bool:
-    return any(isinstance(row.leaf, Scan) or (isinstance(row.leaf, Attention) and row.leaf.causal) for row in rows)
+    return any(
+        isinstance(row.leaf, Scan) or (isinstance(row.leaf, Attention) and row.leaf.causal and row.leaf.caches)
+        for row in rows
+    )
 
 
 def _tokens(rows: list[Row], step: Step) -> Num:
-    kinds = {row.stream.kind for row in rows}
-    if "tokens" not in kinds:
+    # Of layers and not of convolutions, which may see more positions than they hand on.
+    of_layers = [row.stream for row in rows if isinstance(row.leaf, Attention)]
+    if all(row.stream.kind != "tokens" for row in rows):
         longest: Num = 0
-        for row in rows:
-            if row.stream.kind == "sample":
-                longest = maximum(longest, row.stream.per_sample)
+        for stream in of_layers:
+            if stream.kind == "sample":
+                longest = maximum(longest, stream.per_sample)
         return step.batch_size * longest
-    # The encoder's own, whose length the config may set; its convolutions see more positions than its layers.
-    encoders = [row.stream for row in rows if row.stream.kind == "source" and isinstance(row.leaf, Attention)]
+    encoders = [stream for stream in of_layers if stream.kind == "source"]
     return positions(TOKENS, step) + (positions(encoders[0], step) if encoders else 0)
 
 

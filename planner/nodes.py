@@ -168,15 +168,17 @@ class Attention:
         Width of a head's queries and keys, and of its values; they differ in MLA. [-]
     causal : bool
         A query sees itself and what came before.
+    caches : bool
+        Where it is causal, keys and values stay for later tokens; an encoder with a causal mask keeps none.
     window : Num or None
         Keys that a query sees at most, itself included; on each of its sides where `causal` is False. [token]
     chunked : bool
         The window does not slide: the sequence is cut into pieces of `window` tokens, and a query sees its own piece.
     keys : str
         ``self``: the query's own stream and its past; ``source``: the encoder's tokens; ``image``: what the images of
-        its sample yielded, or its own image where it is part of one; ``pairs``: one vector of every image of the batch, for one query a sample; ``pooled``: one
-        key for each whole `pool` tokens of the query's own stream and its past; ``distances``: relative positions, for
-        scores that are added to those of another attention.
+        its sample yielded, or its own image where it is part of one; ``pairs``: one vector of every image of the
+        batch, for one query a sample; ``pooled``: one key for each whole `pool` tokens of the query's own stream and
+        its past; ``distances``: relative positions, for scores that are added to those of another attention.
     key_stream : Stream, optional
         Positions that are the keys, where `keys` is ``distances``, ``image`` (those of one image), or ``source`` with a
         length that the config sets.
@@ -190,6 +192,7 @@ class Attention:
     qk_head_dim: Num
     v_head_dim: Num
     causal: bool
+    caches: bool = True
     window: Num | None = None
     chunked: bool = False
     keys: Literal["self", "source", "image", "pairs", "pooled", "distances"] = "self"

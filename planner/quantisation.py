@@ -60,17 +60,18 @@ def stored_weights(tree: Node, weights: WeightFormat) -> Stored:
 
 
 def is_exact(tree: Node, weights: WeightFormat) -> bool:
-    """Whether the format's rules about layers are known to hold for the tree.
+    """Whether the format's rules are known to hold for the tree.
 
     llama.cpp counts layers by the tensors that it meets. Where some layers have no attention, where there is more than
-    one list of layers, or where a layer has shared experts beside routed ones, its count need not be ours.
+    one list of layers, or where a layer has shared experts beside routed ones, its count need not be ours. It also
+    has exceptions for Falcon, which the catalog leaves out.
     """
-    if not weights.layer_rules:
-        return True
     outline = outline_of(tree)
+    if outline.like_falcon and any(rule.tensors == "head" for rule in weights.rules):
+        return False
     if outline.shared_experts and "first 8th met" in weights.layer_rules:
         return False
-    return outline.lists == 1 and all_true(outline.attention_layers == outline.layers)
+    return not weights.layer_rules or (outline.lists == 1 and all_true(outline.attention_layers == outline.layers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,8 @@ class Outline:
         Query heads, and the width of a head's values. [-]
     tied : frozenset of str
         Paths of tables that are the output head as well.
+    like_falcon : bool
+        Whether its modules have Falcon's names, which BLOOM shares.
     """
 
     layers: Num
@@ -202,6 +205,7 @@ class Outline:
     heads: Num
     value_width: Num
     tied: frozenset[str]
+    like_falcon: bool
 
 
 def outline_of(tree: Node) -> Outline:
@@ -211,7 +215,7 @@ def outline_of(tree: Node) -> Outline:
     layers: dict[str, Num] = {}
     first: Attention | None = None
     values: Linear | None = None
-    shared = False
+    shared = like_falcon = False
     tied = set()
     for row, span in zip(walk(tree), spans(tree), strict=True):
         if isinstance(row.leaf, Linear) and row.leaf.yields_logits and row.tied_to is not None:
@@ -221,6 +225,7 @@ def outline_of(tree: Node) -> Outline:
         if span is not None:
             layers[row.path.partition("*")[0]] = span.layers
         shared = shared or row.bucket == "experts.shared"
+        like_falcon = like_falcon or row.path.endswith(".self_attention.query_key_value")
         if isinstance(row.leaf, Experts) and isinstance(experts, int) and experts == 0:
             experts = row.leaf.num_experts
         if isinstance(row.leaf, Linear) and row.bucket.startswith("attention"):
@@ -241,6 +246,7 @@ def outline_of(tree: Node) -> Outline:
         heads=heads,
         value_width=width,
         tied=frozenset(tied),
+        like_falcon=like_falcon,
     )
 
 

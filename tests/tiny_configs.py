@@ -92,6 +92,60 @@ DEEPSEEK: dict[str, Any] = {
     "vocab_size": 99,
 }
 
+LATENT: dict[str, Any] = {key: value for key, value in DEEPSEEK.items() if key != "first_k_dense_replace"}
+"""Where a list says which layers are dense."""
+
+DENSE_LATENT: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "kv_lora_rank": 16,
+    "num_attention_heads": 6,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 6,
+    "num_labels": 5,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 12,
+    "vocab_size": 99,
+}
+
+INDEXED: dict[str, Any] = {**LATENT, "index_head_dim": 14, "index_n_heads": 3, "index_topk": 5}
+
+EXPERTS: dict[str, Any] = {**DECODER, "num_experts": 6, "num_experts_per_tok": 3}
+
+SHARED_EXPERTS: dict[str, Any] = {
+    **DECODER,
+    "moe_intermediate_size": 24,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+}
+
+PLAIN_SHARED_EXPERTS: dict[str, Any] = {
+    **EXPERTS,
+    "moe_intermediate_size": 24,
+    "num_shared_experts": 2,
+}
+
+MINIMAX_M3: dict[str, Any] = {
+    **DECODER,
+    "dense_intermediate_size": 56,
+    "head_dim": 16,
+    "moe_layer_freq": [0, 1, 1],
+    "num_experts_per_tok": 3,
+    "num_local_experts": 6,
+    "rotary_dim": 8,
+    "shared_intermediate_size": 40,
+    "sparse_attention_config": {
+        "sparse_attention_freq": [0, 1, 0],
+        "sparse_block_size": 4,
+        "sparse_index_dim": 16,
+        "sparse_num_index_heads": 2,
+        "sparse_topk_blocks": 2,
+    },
+}
+
 VISION: dict[str, Any] = {
     "hidden_size": 40,
     "image_size": 32,
@@ -191,9 +245,11 @@ T5GEMMA: dict[str, Any] = {
 }
 
 TINY: Mapping[str, Mapping[str, Any]] = {
+    "afmoe": {**PLAIN_SHARED_EXPERTS, "global_attn_every_n_layers": 3, "sliding_window": 8},
     "albert": {**BERT, "embedding_size": 20, "inner_group_num": 2, "num_hidden_groups": 3, "num_hidden_layers": 6},
     "apertus": QUOTIENT,
     "arcee": {**DECODER, "mlp_bias": True},
+    "axk1": {**LATENT, "mlp_layer_types": ["sparse", "dense", "sparse"]},
     "bart": SEQ2SEQ,
     "bert": BERT,
     "biogpt": {**PLAIN, "max_position_embeddings": 70},
@@ -201,6 +257,14 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "codegen": {**GPT, "n_head": 8, "rotary_dim": 4},
     "cohere": {**QUOTIENT, "use_qk_norm": True},
     "cohere2": {**QUOTIENT, "sliding_window": 8, "sliding_window_pattern": 3},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0},
+        "d_model": 48,
+        "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 6, "moe_top_k": 3},
+        "n_heads": 6,
+        "n_layers": 3,
+        "vocab_size": 99,
+    },
     "deberta": DEBERTA,
     "deberta-v2": {
         **DEBERTA,
@@ -209,7 +273,30 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "position_buckets": 4,
         "share_att_key": True,
     },
+    "deepseek_v2": {**DEEPSEEK, "mlp_bias": True},
     "deepseek_v3": DEEPSEEK,
+    "deepseek_v32": INDEXED,
+    "deepseek_v4": {
+        "compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 5},
+        "head_dim": 16,
+        "hc_mult": 3,
+        "hidden_size": 48,
+        "index_head_dim": 14,
+        "index_n_heads": 3,
+        "index_topk": 3,
+        "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+        "moe_intermediate_size": 24,
+        "n_routed_experts": 8,
+        "num_attention_heads": 6,
+        "num_experts_per_tok": 3,
+        "num_hidden_layers": 3,
+        "o_groups": 2,
+        "o_lora_rank": 20,
+        "q_lora_rank": 24,
+        "qk_rope_head_dim": 8,
+        "sliding_window": 8,
+        "vocab_size": 99,
+    },
     "distilbert": {
         "dim": 48,
         "hidden_dim": 80,
@@ -218,11 +305,23 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "n_layers": 3,
         "vocab_size": 99,
     },
+    "dots1": {**SHARED_EXPERTS, "first_k_dense_replace": 1, "max_window_layers": 1, "sliding_window": 8},
     "electra": {**BERT, "embedding_size": 20},
     "ernie4_5": DECODER,
+    "ernie4_5_moe": {
+        **DECODER,
+        "moe_intermediate_size": 24,
+        "moe_k": 3,
+        "moe_num_experts": 6,
+        "moe_num_shared_experts": 2,
+        "tie_word_embeddings": True,
+        "use_bias": True,
+    },
     "exaone4": {**DECODER, "sliding_window": 8, "sliding_window_pattern": 3},
+    "exaone_moe": {**PLAIN_SHARED_EXPERTS, "sliding_window": 8, "sliding_window_pattern": 2},
     "falcon": {**PLAIN, "new_decoder_architecture": True, "num_kv_heads": 2},
     "falcon_mamba": MAMBA,
+    "flex_olmo": {**QUOTIENT, "num_experts": 6, "num_experts_per_tok": 3, "pad_token_id": 0},
     "gemma": {**DECODER, "num_key_value_heads": 1, "tie_word_embeddings": True},
     "gemma2": {**DECODER, "query_pre_attn_scalar": 10, "sliding_window": 8, "tie_word_embeddings": True},
     "gemma3": {
@@ -237,6 +336,9 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "gemma3_text": GEMMA3_TEXT,
     "glm": {**DECODER, "head_dim": 16, "pad_token_id": 0},
     "glm4": {**DECODER, "head_dim": 16, "pad_token_id": 0},
+    "glm4_moe": {**SHARED_EXPERTS, "head_dim": 16, "use_qk_norm": True},
+    "glm4_moe_lite": LATENT,
+    "glm_moe_dsa": {**INDEXED, "indexer_types": ["full", "shared", "full"]},
     "gpt2": GPT,
     "gpt_bigcode": GPT,
     "gpt_neo": {
@@ -249,8 +351,17 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "gpt_oss": {**DECODER, "num_experts_per_tok": 2, "num_local_experts": 4, "sliding_window": 8},
     "gptj": {**GPT, "rotary_dim": 4},
     "granite": {**QUOTIENT, "attention_bias": True},
+    "granitemoe": {**QUOTIENT, "num_experts_per_tok": 3, "num_local_experts": 6},
+    "granitemoeshared": {
+        **QUOTIENT,
+        "num_experts_per_tok": 3,
+        "num_local_experts": 6,
+        "shared_intermediate_size": 56,
+    },
     "helium": {**DECODER, "head_dim": 8},
     "hunyuan_v1_dense": DECODER,
+    "hunyuan_v1_moe": {**DECODER, "moe_topk": [1, 2, 2], "num_experts": 6},
+    "hy_v3": {**PLAIN_SHARED_EXPERTS, "mlp_bias": True},
     "jamba": {
         **DECODER,
         "attn_layer_offset": 1,
@@ -262,7 +373,41 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "num_hidden_layers": 5,
     },
     "kimi_k2": {**DEEPSEEK, "n_group": 1, "n_shared_experts": 1, "topk_group": 1},
+    "kimi_k25": {
+        "image_token_id": 92,
+        "projection_hidden_size": 40,
+        "text_config": {"model_type": "deepseek_v3", **DEEPSEEK},
+        "tie_word_embeddings": False,
+        "video_token_id": 93,
+        "vision_config": {
+            "hidden_size": 40,
+            "intermediate_size": 56,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+            "patch_size": 8,
+            "pos_emb_height": 4,
+            "pos_emb_width": 4,
+        },
+    },
     "llama": DECODER,
+    "longcat_flash": {
+        # What a token visits is an average where some experts do nothing, and the class keeps slices for those.
+        "expert_ffn_hidden_size": 24,
+        "ffn_hidden_size": 80,
+        "head_dim": 4,
+        "hidden_size": 48,
+        "kv_lora_rank": 16,
+        "moe_topk": 3,
+        "n_routed_experts": 6,
+        "num_attention_heads": 6,
+        "num_layers": 2,
+        "q_lora_rank": 24,
+        "qk_nope_head_dim": 10,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 12,
+        "vocab_size": 99,
+        "zero_expert_num": 0,
+    },
     "mamba": MAMBA,
     "mamba2": {
         "conv_kernel": 3,
@@ -276,6 +421,23 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     },
     "marian": {**SEQ2SEQ, "decoder_vocab_size": 110, "share_encoder_decoder_embeddings": False},
     "mbart": SEQ2SEQ,
+    "mimo_v2_flash": {
+        **SHARED_EXPERTS,
+        "head_dim": 24,
+        "num_key_value_heads": 3,
+        "sliding_window": 8,
+        "v_head_dim": 16,
+    },
+    "minicpm3": DENSE_LATENT,
+    "minimax_m2": {**DECODER, "head_dim": 16, "num_experts_per_tok": 3, "num_local_experts": 6, "rotary_dim": 8},
+    "minimax_m3_vl": {
+        "image_token_index": 92,
+        "projector_hidden_size": 56,
+        "text_config": MINIMAX_M3,
+        "video_token_index": 93,
+        "vision_config": VISION,
+    },
+    "minimax_m3_vl_text": MINIMAX_M3,
     "ministral3": {**DECODER, "head_dim": 16, "sliding_window": 8},
     "mistral": {**DECODER, "sliding_window": 8},
     "mistral3": {
@@ -283,6 +445,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "text_config": {"model_type": "ministral3", **DECODER, "head_dim": 16},
         "vision_config": {"model_type": "pixtral", **VISION},
     },
+    "mistral4": DEEPSEEK,
     "mixtral": {**DECODER, "num_experts_per_tok": 2, "num_local_experts": 4, "sliding_window": None},
     "modernbert": {
         "cls_token_id": 1,
@@ -320,6 +483,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "olmo": QUOTIENT,
     "olmo2": QUOTIENT,
     "olmo3": {**QUOTIENT, "num_hidden_layers": 4, "sliding_window": 8},
+    "olmoe": {**QUOTIENT, "num_experts": 6, "num_experts_per_tok": 3},
     "opt": {
         "ffn_dim": 80,
         "hidden_size": 48,
@@ -334,10 +498,10 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "persimmon": PLAIN,
     "phi": QUOTIENT,
     "phi3": {**QUOTIENT, **SMALL_TOKENS, "sliding_window": 8},
+    "phimoe": {**QUOTIENT, "lm_head_bias": True, "num_experts_per_tok": 2, "num_local_experts": 6},
     "qwen2": {**DECODER, "max_window_layers": 1, "sliding_window": 8, "use_sliding_window": True},
     "qwen2_moe": {**QWEN_MOE, "num_hidden_layers": 4, "mlp_only_layers": [2], "shared_expert_intermediate_size": 56},
     "qwen3": DECODER,
-    "qwen3_moe": {**QWEN_MOE, "num_hidden_layers": 4, "decoder_sparse_step": 2},
     "qwen3_5": {
         "num_labels": 5,
         "text_config": {"model_type": "qwen3_5_text", **QWEN_HYBRID},
@@ -351,6 +515,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     },
     "qwen3_5_moe_text": QWEN_HYBRID,
     "qwen3_5_text": QWEN_HYBRID,
+    "qwen3_moe": {**QWEN_MOE, "num_hidden_layers": 4, "decoder_sparse_step": 2},
     "qwen3_next": {**QWEN_HYBRID, "mlp_only_layers": [1]},
     "recurrent_gemma": {
         **DECODER,
@@ -367,6 +532,8 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "num_hidden_layers": 3,
         "vocab_size": 99,
     },
+    "sarvam_mla": {**DEEPSEEK, "n_group": 1, "topk_group": 1},
+    "sarvam_moe": {**SHARED_EXPERTS, "head_dim": 16},
     "seed_oss": DECODER,
     "smollm3": {
         **QUOTIENT,
@@ -375,6 +542,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "sliding_window": 8,
         "use_sliding_window": True,
     },
+    "solar_open": {key: value for key, value in SHARED_EXPERTS.items() if key != "intermediate_size"},
     "stablelm": {**QUOTIENT, "qk_layernorm": True, "use_qkv_bias": True},
     "starcoder2": {**DECODER, "sliding_window": 8},
     "t5": {**T5, "feed_forward_proj": "relu", "tie_word_embeddings": True},
@@ -413,6 +581,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "start_n_top": 3,
         "vocab_size": 99,
     },
+    "youtu": DENSE_LATENT,
     "zamba": {
         "attn_layer_offset": 1,
         "attn_layer_period": 2,

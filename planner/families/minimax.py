@@ -317,17 +317,15 @@ def _conditional_generation(config: MiniMaxM3Config) -> Node:
     return text_head(minimax_m3_model(config), config.text_config, tied=tied)
 
 
-def _text_family(model_type: str) -> Family:
-    """The decoder alone, whose released name differs from that of transformers."""
-    causal_lm = decoder_classes("MiniMaxM3", minimax_m3_text_model)["MiniMaxM3ForCausalLM"]
+def _text_family(model_type: str, *other_names: str) -> Family:
+    """The decoder alone, and what other code calls its language model."""
+    causal_lm = decoder_classes("MiniMaxM3VL", minimax_m3_text_model)["MiniMaxM3VLForCausalLM"]
     return Family(
         model_type=model_type,
         config=MiniMaxM3TextConfig,
         classes={
             "MiniMaxM3VLTextModel": minimax_m3_text_model,
-            "MiniMaxM3VLForCausalLM": causal_lm,
-            "MiniMaxM3ForCausalLM": causal_lm,
-            "MiniMaxM3SparseForCausalLM": causal_lm,
+            **dict.fromkeys(("MiniMaxM3VLForCausalLM", *other_names), causal_lm),
         },
         default_class="MiniMaxM3VLForCausalLM",
     )
@@ -346,5 +344,5 @@ FAMILIES = (
     ),
     _text_family("minimax_m3_vl_text"),
     # As configs of the decoder alone call it.
-    _text_family("minimax_m3"),
+    _text_family("minimax_m3", "MiniMaxM3ForCausalLM", "MiniMaxM3SparseForCausalLM"),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator
 
-from planner.families.blocks import attention, layer_norm, layers, plain_mlp
+from planner.families.blocks import attention, layer_norm, layers, plain_mlp, with_children
 from planner.families.config import Dimension, LayerCount, ModelConfig, require, require_divides
-from planner.nodes import Convolution, Module, Node, Stream
+from planner.nodes import Attention, Convolution, Module, Node, Stream
 from planner.numeric import Num, all_true, exact_quotient
 
 
@@ -130,6 +131,11 @@ def encoder_block(
         out_bias=out_bias,
         out_name=out_name,
     )
+    if causal:
+        # A mask, and no decoder: nothing is generated, so that no key is kept.
+        scores = self_attention.children[""]
+        assert isinstance(scores, Attention)  # noqa: S101 - the products of every attention
+        self_attention = with_children(self_attention, {"": replace(scores, caches=False)})
     return Module(
         children={
             norms[0]: layer_norm(hidden),

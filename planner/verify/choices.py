@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.errors import UnknownNameError, UnsupportedError, near_miss
+from planner.families.composed import ImageTextConfig
 from planner.models import Model
 from planner.nodes import Experts, walk
 
@@ -68,8 +69,12 @@ def implementations(
     no_sdpa = None if real_class._supports_sdpa else f"{model.class_name} of transformers has no sdpa attention"  # noqa: SLF001
     no_loop = NOT_ON_META if device == "meta" else None
     attentions, skipped = _choose("attention", attention, ATTENTION, {"sdpa": no_sdpa})
-    # A class that multiplies every token with every expert has one way to do so.
-    if not any(isinstance(row.leaf, Experts) and not row.leaf.visits_all for row in walk(model.tree)):
+    routed = any(isinstance(row.leaf, Experts) and not row.leaf.visits_all for row in walk(model.tree))
+    one_loop = routed and not _chooses_experts(model, real_class)
+    if one_loop and no_loop:
+        raise UnsupportedError(f"{model.class_name} cannot run: {no_loop}", key="device", hint="choose cpu")
+    # A class that multiplies every token with every expert has one way to do so, and so have some of the others.
+    if one_loop or not routed:
         if experts in EXPERTS:
             raise UnsupportedError(
                 f"{model.name} has no experts that can run in several ways", key="experts", hint="leave the option out"
@@ -78,6 +83,11 @@ def implementations(
     wanted = "grouped_mm" if experts == AUTO else experts
     chosen, left_out = _choose("experts", wanted, EXPERTS, {"eager": no_loop})
     return [Implementation(name, loop) for name in attentions for loop in chosen], [*skipped, *left_out]
+
+
+def _chooses_experts(model: Model, real_class: Any) -> bool:
+    """Whether a class, or the decoder that it reads images for, can run its experts in several ways."""
+    return isinstance(model.config, ImageTextConfig) or bool(real_class._can_set_experts_implementation())  # noqa: SLF001
 
 
 def _choose(

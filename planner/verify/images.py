@@ -142,18 +142,20 @@ def _grid(real: Any, config: Any, step: Step, count: int, tokens: int, random: R
     """Patches in a row, and the grid from which they come: on the CPU, since the model reads its values."""
     from transformers import vision_utils
 
-    tower = config.vision_config
+    tower, modules = config.vision_config, list(real.modules())
+    channels = tower.in_channels if hasattr(tower, "in_channels") else tower.num_channels
     side, merge = round(tower.num_patches**0.5), int(tower.spatial_merge_size)
-    pixels = random(count * side * side, tower.in_channels * tower.temporal_patch_size * tower.patch_size**2)
+    pixels = random(count * side * side, channels * tower.temporal_patch_size * tower.patch_size**2)
     device = pixels.device
     grid = torch.tensor([[1, side, side]], device="cpu").expand(count, 3).contiguous()
-    positions = torch.arange(int(step.sequence_length), device=device)
-    known: dict[str, Any] = {
-        "image_grid_thw": grid,
-        "image_position_ids": vision_utils.get_vision_position_ids(grid, merge).to(device),
+    known: dict[str, Any] = {"image_grid_thw": grid}
+    for module in modules:
+        if type(module).__name__.endswith("VisionRotaryEmbedding"):
+            module.register_forward_pre_hook(_beside_the_first)
+    if any(hasattr(module, "get_rope_index") for module in modules):
         # of the text, in three directions; without them they are computed from the values of the tokens
-        "position_ids": positions.expand(3, int(step.batch_size), -1),
-    }
+        positions = torch.arange(int(step.sequence_length), device=device)
+        known["position_ids"] = positions.expand(3, int(step.batch_size), -1)
     if hasattr(tower, "num_position_embeddings"):
         indices, weights = vision_utils.get_vision_interpolation_indices_and_weights(
             grid,
@@ -163,10 +165,16 @@ def _grid(real: Any, config: Any, step: Step, count: int, tokens: int, random: R
         )
         known |= {"image_interp_indices": indices.to(device), "image_interp_weights": weights.to(device)}
     if device.type == "meta":
-        for module in real.modules():
+        for module in modules:
             if hasattr(module, "_deepstack_process"):
                 module._deepstack_process = MethodType(_add_features, module)  # noqa: SLF001 - replaced on purpose
     return Images(inputs={"pixel_values": pixels}, known=known, tokens=tokens)
+
+
+def _beside_the_first(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs on the device of the first: positions that were made of the grid are where the grid is."""
+    del module
+    return tuple(tensor.to(inputs[0].device) for tensor in inputs)
 
 
 def _add_features(self: Any, hidden_states: Tensor, visual_pos_masks: Tensor, visual_embeds: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ pad constant_pad_nd pixel_shuffle pixel_unshuffle size stride
 """)
 
 _INDEXING = _words("""
-argsort bucketize embedding gather index index_add index_copy index_fill index_put index_select masked_scatter
-masked_select one_hot scatter scatter_add scatter_reduce searchsorted sort take take_along_dim tril triu
+argsort bucketize embedding embedding_bag gather index index_add index_copy index_fill index_put index_select
+masked_scatter masked_select one_hot scatter scatter_add scatter_reduce searchsorted sort take take_along_dim tril triu
 """)
 
 _RESAMPLING = _words("""

@@ -72,7 +72,9 @@ def build(
     if implementation.experts is not None:
         # A class made of models takes no such option where only its decoder has experts.
         chooses = kind._can_set_experts_implementation()  # noqa: SLF001 - how the class itself asks
-        (config if chooses else config.get_text_config())._experts_implementation = implementation.experts  # noqa: SLF001
+        part = config if chooses else config.get_text_config()
+        if chooses or part is not config:
+            part._experts_implementation = implementation.experts  # noqa: SLF001
     with quiet(), torch.random.fork_rng(devices=[]), torch.device(device), _initialization(fake):
         torch.manual_seed(SEED)
         try:
@@ -113,16 +115,17 @@ def _config(kind: Any, model: Model) -> Any:
     return config
 
 
-def _config_class(kind: Any, model_type: object) -> Any:
+def _config_class(kind: Any, model_type: Any) -> Any:
     """Config class of a model type that has none but a class of another, as Sarvam has; else that of the class itself.
 
     Kimi-K2 states a type that transformers does not know, and the class of DeepSeek-V3.
     """
-    from transformers.models.auto import configuration_auto, modeling_auto
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-    mappings = (modeling_auto.MODEL_MAPPING_NAMES, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    if any(mapping.get(model_type) == kind.__name__ for mapping in mappings):
-        return configuration_auto.CONFIG_MAPPING[model_type]
+    base = getattr(transformers, str(MODEL_MAPPING_NAMES.get(model_type)), None)
+    if base is not None and base.config_class is kind.config_class:
+        return transformers.CONFIG_MAPPING[model_type]
     return kind.config_class
 
 

@@ -16,6 +16,7 @@ from planner.compute import compute
 from planner.counts import count
 from planner.errors import UnsupportedError
 from planner.models import Model
+from planner.nodes import Attention, Experts, Leaf, walk
 from planner.verify.call import MODEL, Call, prepare
 from planner.verify.choices import ALL, AUTO, DEVICES, Implementation, check_choice, implementations
 from planner.verify.compare import (
@@ -90,6 +91,8 @@ def verify(
         raise UnsupportedError("a cached past has no backward", key="backward", hint="leave past at 0")
     if step.past > 0 and has_scans(model.tree):
         raise UnsupportedError("a past of recurrent layers cannot be made up", key="past", hint="leave past at 0")
+    if step.past > 0 and any(_is_indexed(row.leaf) for row in walk(model.tree)):
+        raise UnsupportedError("a past of an indexer cannot be made up", key="past", hint="leave past at 0")
     chosen, skipped = implementations(
         model, real_class(model.class_name), device=device, attention=attention, experts=experts
     )
@@ -102,6 +105,11 @@ def verify(
     run = _Run(model, step, device, backward, progress or (lambda _: None))
     results = [run.verification(implementation) for implementation in chosen]
     return [replace(result, notes=(*skipped, *result.notes)) for result in results]
+
+
+def _is_indexed(leaf: Leaf) -> bool:
+    """Whether an attention looks at keys that were chosen or pooled, for which its cache keeps more than keys."""
+    return isinstance(leaf, Attention) and (leaf.selected is not None or leaf.keys == "pooled")
 
 
 class _Run:
@@ -157,9 +165,19 @@ class _Run:
                 *flops_differences(compared.expected, compared.actual),
             ),
             apart=compared.apart,
-            notes=(NO_BACKWARD,) if self._backward and compared.apart else (),
+            notes=(*self._more_than_asked(), *((NO_BACKWARD,) if self._backward and compared.apart else ())),
             seconds=time.perf_counter() - start,
         )
+
+    def _more_than_asked(self) -> Iterator[str]:
+        """What transformers executes and the model does not ask for."""
+        routed = (row.leaf for row in walk(self._model.tree) if isinstance(row.leaf, Experts) and row.leaf.visits_all)
+        for leaf in routed:
+            yield (
+                f"transformers multiplies every token with all {leaf.num_experts} experts of a layer, and with zeros "
+                f"for all but {leaf.top_k}; so does this comparison, and no other figure of the planner"
+            )
+            return
 
     def _prepared(self, real: nn.Module, device: str, *, symbolic: bool) -> tuple[Call, tuple[Tensor, ...]]:
         config = self._model.config
