@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.errors import ConfigError, UnknownNameError, near_miss
+from planner.errors import ConfigError, UnknownNameError, UnsupportedError, near_miss
 from planner.families import MODEL_TYPES, family_of
 from planner.families.config import ModelConfig, field_of, known_keys, nested_kind, read_config, spellings
 from planner.families.family import Family
 from planner.families.inert import is_inert
 from planner.nodes import Node
 from planner.sources import ConfigSource, find_config
+
+BUILDER, TRANSFORMERS, MODULE = "builder", "transformers", "module"
+"""How a model's tree came about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,7 @@ class Model:
     class_name : str
         Class of transformers that is counted.
     method : str
-        ``builder``: the tree was built here.
+        `BUILDER`: the tree was built here; `TRANSFORMERS`: it was read off the real class; `MODULE`: off a module.
     assumptions : tuple of str
         Defaults that stand in for keys which the config leaves out, and keys that nobody read.
     """
@@ -105,11 +108,15 @@ def build_model(
         raise ConfigError(
             "is missing, expected the name of an architecture such as 'llama'", file=source.origin, key="model_type"
         )
+    if model_type not in MODEL_TYPES:
+        return _real_model(source, raw, class_name, overrides)
     known = family_of(model_type, raw)
+    chosen = _choose_class(known, raw, class_name, source.origin)
+    if chosen not in known.classes:
+        return _real_model(source, raw, chosen, overrides)
     _check_overrides(known, raw, overrides, source.origin)
     raw = _without_other_spellings(known.config, raw, overrides)
     config, assumptions = read_config(known.config, raw, source.origin)
-    chosen = _choose_class(known, raw, class_name, source.origin)
     return Model(
         name=source.name,
         origin=source.origin,
@@ -117,8 +124,63 @@ def build_model(
         family=known,
         config=config,
         class_name=chosen,
-        method="builder",
+        method=BUILDER,
         assumptions=(*_class_assumption(raw, chosen, class_name), *assumptions),
+    )
+
+
+class _RealConfig(ModelConfig):
+    """Stands for the config of a class that no builder knows: the class itself has read it."""
+
+
+def _real_model(
+    source: ConfigSource, raw: Mapping[str, Any], class_name: str | None, overrides: Mapping[str, Any]
+) -> Model:
+    """Model of an architecture without a builder, counted on its real class."""
+    from planner.real.fallback import real_tree
+
+    found = real_tree(raw, class_name, source.origin, overrides)
+    return tree_model(
+        found.tree,
+        name=source.name,
+        origin=source.origin,
+        raw=raw,
+        class_name=found.class_name,
+        method=TRANSFORMERS,
+        assumptions=(
+            *_class_assumption(raw, found.class_name, class_name),
+            "no builder: counted on the real class of transformers, built without memory",
+            *found.assumptions,
+        ),
+    )
+
+
+def tree_model(
+    tree: Node,
+    *,
+    name: str,
+    origin: str,
+    raw: Mapping[str, Any],
+    class_name: str,
+    method: str,
+    assumptions: tuple[str, ...],
+) -> Model:
+    """Model of a tree that is at hand, whose dimensions nothing can change."""
+    kept = Family(
+        model_type=str(raw.get("model_type", class_name)),
+        config=_RealConfig,
+        classes={class_name: lambda _: tree},
+        default_class=class_name,
+    )
+    return Model(
+        name=name,
+        origin=origin,
+        raw=raw,
+        family=kept,
+        config=_RealConfig(),
+        class_name=class_name,
+        method=method,
+        assumptions=assumptions,
     )
 
 
@@ -166,8 +228,9 @@ def _check_overrides(known: Family, raw: Mapping[str, Any], overrides: Mapping[s
 
 
 def _choose_class(known: Family, raw: Mapping[str, Any], asked: str | None, origin: str) -> str:
+    """Class that is asked for or named; one that has no builder must at least be one of transformers."""
     if asked is not None:
-        if asked not in known.classes:
+        if asked not in known.classes and not _is_real(asked):
             raise UnknownNameError(
                 f"unknown class '{asked}' of {known.model_type}, expected one of {', '.join(known.classes)}",
                 hint=near_miss(asked, known.classes),
@@ -178,7 +241,7 @@ def _choose_class(known: Family, raw: Mapping[str, Any], asked: str | None, orig
         return known.default_class
     if not isinstance(named, list) or not isinstance(named[0], str):
         raise ConfigError("expected a list with the name of a class", file=origin, key="architectures")
-    if named[0] not in known.classes:
+    if named[0] not in known.classes and not _is_real(named[0]):
         raise ConfigError(
             f"no builder for class '{named[0]}', expected one of {', '.join(known.classes)}",
             file=origin,
@@ -186,6 +249,16 @@ def _choose_class(known: Family, raw: Mapping[str, Any], asked: str | None, orig
             hint=near_miss(named[0], known.classes) or "choose one with --class",
         )
     return named[0]
+
+
+def _is_real(class_name: str) -> bool:
+    from planner.real.build import real_class
+
+    try:
+        real_class(class_name)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def _class_assumption(raw: Mapping[str, Any], chosen: str, asked: str | None) -> list[str]:

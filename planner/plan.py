@@ -12,15 +12,21 @@ from planner.devices import Device, find_device
 from planner.formats import find_format
 from planner.formulas.fit import fits, headroom_bytes, min_devices
 from planner.memory import Memory, inference_memory, training_memory
-from planner.models import Model, load_model
+from planner.models import BUILDER, Model, load_model
 from planner.nodes import Node
 from planner.numeric import Num
 from planner.optimizers import find_optimizer
 from planner.precisions import find_precision
 from planner.scenario import TRAINING, Mode, Scenario
+from planner.workload import Step
 
 CONVENTION = "matmul"
 """Convention of every FLOPs figure of a plan and a sweep, see `planner.compute.CONVENTIONS`."""
+
+TRACED_NOTE = (
+    "FLOPs are traced on the real class: the conventions are matmul and 6N, and backward is taken as twice forward"
+)
+"""What a count by tracing does not know."""
 
 NOT_INCLUDED = (
     "activations, the KV cache and the runtime's own memory are not included yet: "
@@ -49,6 +55,30 @@ def states(tree: Node, mode: Mode, weights: str, precision: str, optimizer: str)
     if mode == TRAINING:
         return training_memory(tree, find_precision(precision), find_optimizer(optimizer))
     return inference_memory(tree, find_format(weights))
+
+
+def work(model: Model, tree: Node, step: Step) -> Compute:
+    """FLOPs of a step: a fold over the tree, or a trace of the real class where no builder knows the products.
+
+    Parameters
+    ----------
+    model : Model
+        What is asked about.
+    tree : Node
+        Its tree, whose dimensions may be columns.
+    step : Step
+        May hold columns for a model with a builder.
+
+    Raises
+    ------
+    UnsupportedError
+        The model cannot do such a step, or cannot be traced.
+    """
+    if model.method == BUILDER:
+        return compute(tree, step)
+    from planner.verify.traced import traced_compute
+
+    return traced_compute(model, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,20 +200,21 @@ def plan(scenario: Scenario, *, models_dir: Path | None = None, offline: bool = 
     )
     tree = model.tree
     memory = states(tree, scenario.mode, scenario.weights, scenario.precision, scenario.optimizer)
-    work = compute(tree, scenario.step)
+    computed = work(model, tree, scenario.step)
     device = None if scenario.gpu is None else find_device(scenario.gpu)
     return Plan(
         scenario=scenario,
         model=model,
         counts=count(tree),
         memory=memory,
-        compute=work,
+        compute=computed,
         device=device,
         fit=None if device is None else fit(device.memory_bytes, memory.total_bytes),
         assumptions=(
             *model.assumptions,
             *_ignored(scenario),
             *step_warnings(tree, scenario.step),
+            *([] if model.method == BUILDER else [TRACED_NOTE]),
             *_upper_bound(device),
             NOT_INCLUDED,
         ),

@@ -182,6 +182,79 @@ MAMBA: dict[str, Any] = {
     "vocab_size": 99,
 }
 
+TOWER: dict[str, Any] = {**VISION, "image_size": 16, "num_hidden_layers": 3}
+"""An image of four patches, so that it fits a short text."""
+
+TEXT_TOWER: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 72,
+    "max_position_embeddings": 70,
+    "num_attention_heads": 6,
+    "num_hidden_layers": 3,
+    "vocab_size": 99,
+}
+
+IMAGE_TOKENS: dict[str, Any] = {
+    "image_token_id": 92,
+    "video_token_id": 93,
+    "vision_end_token_id": 95,
+    "vision_start_token_id": 94,
+}
+
+LLAMA4_TEXT: dict[str, Any] = {
+    **DECODER,
+    "attention_chunk_size": 8,
+    "interleave_moe_layer_step": 2,
+    "intermediate_size_mlp": 88,
+    "no_rope_layer_interval": 3,
+    "num_experts_per_tok": 1,
+    "num_hidden_layers": 4,
+    "num_local_experts": 4,
+}
+
+MLLAMA_TEXT: dict[str, Any] = {
+    "cross_attention_layers": [1, 3],
+    "hidden_size": 48,
+    "intermediate_size": 72,
+    "max_position_embeddings": 70,
+    "num_attention_heads": 6,
+    "num_hidden_layers": 5,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "vocab_size": 99,
+}
+
+QWEN_VL_TOWER: dict[str, Any] = {
+    "depth": 4,
+    "image_size": 32,
+    "num_heads": 5,
+    "patch_size": 8,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+"""Its rotary positions want heads whose width is a multiple of 4."""
+
+QWEN2_VL: dict[str, Any] = {
+    **{key: value for key, value in DECODER.items() if key != "head_dim"},
+    **IMAGE_TOKENS,
+    "rope_scaling": {"mrope_section": [1, 1, 2], "type": "mrope"},
+}
+
+QWEN3_VL_TEXT: dict[str, Any] = {
+    **DECODER,
+    "num_hidden_layers": 4,
+    "rope_scaling": {"mrope_section": [2, 2, 1], "rope_type": "default"},
+}
+
+QWEN3_VL_TOWER: dict[str, Any] = {
+    **QWEN_VL_TOWER,
+    "deepstack_visual_indexes": [1, 2],
+    "hidden_size": 40,
+    "intermediate_size": 56,
+    "num_position_embeddings": 36,
+    "out_hidden_size": 48,
+}
+
 QWEN3_VISION: dict[str, Any] = {
     "depth": 2,
     "hidden_size": 40,
@@ -254,11 +327,19 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "bert": BERT,
     "biogpt": {**PLAIN, "max_position_embeddings": 70},
     "bloom": {"hidden_size": 48, "n_head": 6, "n_layer": 3, "num_labels": 5, "vocab_size": 99},
+    "clip": {
+        "num_labels": 5,
+        "projection_dim": 24,
+        "text_config": {"model_type": "clip_text_model", "projection_dim": 20, **TEXT_TOWER},
+        "vision_config": {"model_type": "clip_vision_model", "projection_dim": 28, **TOWER},
+    },
+    "clip_text_model": {"projection_dim": 20, **TEXT_TOWER},
+    "clip_vision_model": {"projection_dim": 28, **TOWER},
     "codegen": {**GPT, "n_head": 8, "rotary_dim": 4},
     "cohere": {**QUOTIENT, "use_qk_norm": True},
     "cohere2": {**QUOTIENT, "sliding_window": 8, "sliding_window_pattern": 3},
     "dbrx": {
-        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0},
+        "attn_config": {"clip_qkv": 8, "kv_n_heads": 2, "rope_theta": 10000.0},
         "d_model": 48,
         "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 6, "moe_top_k": 3},
         "n_heads": 6,
@@ -297,6 +378,8 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "sliding_window": 8,
         "vocab_size": 99,
     },
+    "dinov2": {"mlp_ratio": 3, "num_labels": 5, "use_swiglu_ffn": True, **VISION},
+    "dinov2_with_registers": {"mlp_ratio": 3, "num_labels": 5, "num_register_tokens": 3, **VISION},
     "distilbert": {
         "dim": 48,
         "hidden_dim": 80,
@@ -390,6 +473,26 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         },
     },
     "llama": DECODER,
+    "llama4": {
+        "image_token_index": 92,
+        "text_config": {"model_type": "llama4_text", **LLAMA4_TEXT},
+        "vision_config": {
+            "model_type": "llama4_vision_model",
+            **TOWER,
+            "image_size": 32,
+            "intermediate_size": 160,
+            "num_attention_heads": 5,
+            "projector_input_dim": 56,
+            "projector_output_dim": 56,
+            "vision_output_dim": 56,
+        },
+    },
+    "llama4_text": LLAMA4_TEXT,
+    "llava": {
+        "image_token_index": 92,
+        "text_config": {"model_type": "llama", **DECODER},
+        "vision_config": {"model_type": "clip_vision_model", **TOWER},
+    },
     "longcat_flash": {
         # What a token visits is an average where some experts do nothing, and the class keeps slices for those.
         "expert_ffn_hidden_size": 24,
@@ -447,6 +550,24 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     },
     "mistral4": DEEPSEEK,
     "mixtral": {**DECODER, "num_experts_per_tok": 2, "num_local_experts": 4, "sliding_window": None},
+    "mllama": {
+        "image_token_index": 99,
+        "text_config": {"model_type": "mllama_text_model", **MLLAMA_TEXT},
+        "vision_config": {
+            "attention_heads": 4,
+            "hidden_size": 40,
+            "image_size": 32,
+            "intermediate_layers_indices": [1, 3],
+            "intermediate_size": 56,
+            "max_num_tiles": 4,
+            "model_type": "mllama_vision_model",
+            "num_global_layers": 2,
+            "num_hidden_layers": 5,
+            "patch_size": 8,
+            "vision_output_dim": 120,
+        },
+    },
+    "mllama_text_model": MLLAMA_TEXT,
     "modernbert": {
         "cls_token_id": 1,
         "hidden_size": 48,
@@ -500,7 +621,24 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "phi3": {**QUOTIENT, **SMALL_TOKENS, "sliding_window": 8},
     "phimoe": {**QUOTIENT, "lm_head_bias": True, "num_experts_per_tok": 2, "num_local_experts": 6},
     "qwen2": {**DECODER, "max_window_layers": 1, "sliding_window": 8, "use_sliding_window": True},
+    "qwen2_5_vl": {
+        **QWEN2_VL,
+        "vision_config": {
+            **QWEN_VL_TOWER,
+            "fullatt_block_indexes": [1, 3],
+            "hidden_size": 40,
+            "image_size": 16,
+            "intermediate_size": 56,
+            "out_hidden_size": 48,
+            "patch_size": 4,
+            "window_size": 8,
+        },
+    },
     "qwen2_moe": {**QWEN_MOE, "num_hidden_layers": 4, "mlp_only_layers": [2], "shared_expert_intermediate_size": 56},
+    "qwen2_vl": {
+        **QWEN2_VL,
+        "vision_config": {**QWEN_VL_TOWER, "embed_dim": 40, "hidden_size": 48, "mlp_ratio": 3},
+    },
     "qwen3": DECODER,
     "qwen3_5": {
         "num_labels": 5,
@@ -517,6 +655,21 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "qwen3_5_text": QWEN_HYBRID,
     "qwen3_moe": {**QWEN_MOE, "num_hidden_layers": 4, "decoder_sparse_step": 2},
     "qwen3_next": {**QWEN_HYBRID, "mlp_only_layers": [1]},
+    "qwen3_vl": {
+        **IMAGE_TOKENS,
+        "text_config": {"attention_bias": True, **QWEN3_VL_TEXT},
+        "vision_config": QWEN3_VL_TOWER,
+    },
+    "qwen3_vl_moe": {
+        **IMAGE_TOKENS,
+        "text_config": {
+            **QWEN_MOE,
+            **QWEN3_VL_TEXT,
+            "decoder_sparse_step": 2,
+            "mlp_only_layers": [3],
+        },
+        "vision_config": QWEN3_VL_TOWER,
+    },
     "recurrent_gemma": {
         **DECODER,
         "attention_window_size": 8,
@@ -535,6 +688,12 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "sarvam_mla": {**DEEPSEEK, "n_group": 1, "topk_group": 1},
     "sarvam_moe": {**SHARED_EXPERTS, "head_dim": 16},
     "seed_oss": DECODER,
+    "siglip": {
+        "text_config": {"model_type": "siglip_text_model", "projection_size": 40, **TEXT_TOWER},
+        "vision_config": {"model_type": "siglip_vision_model", **TOWER},
+    },
+    "siglip_text_model": {"projection_size": 24, **TEXT_TOWER},
+    "siglip_vision_model": TOWER,
     "smollm3": {
         **QUOTIENT,
         **SMALL_TOKENS,
@@ -551,6 +710,12 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "encoder": {**T5GEMMA, "hidden_size": 40, "num_attention_heads": 4, "num_hidden_layers": 2},
         "num_labels": 5,
         "pad_token_id": 0,
+    },
+    "vipllava": {
+        "image_token_index": 92,
+        "text_config": {"model_type": "llama", **DECODER},
+        "vision_config": {"model_type": "clip_vision_model", **TOWER},
+        "vision_feature_layer": [-2, 1],
     },
     "vit": {**VISION, "encoder_stride": 8, "num_labels": 5},
     "whisper": {

@@ -42,8 +42,8 @@ def flops(
     import json
 
     from planner.cli.output import emit, warn_about_unread_keys
-    from planner.compute import compute
     from planner.models import load_model
+    from planner.plan import work
     from planner.report import check_format
     from planner.workload import Step, check_logits
 
@@ -64,7 +64,7 @@ def flops(
         offline=offline,
     )
     warn_about_unread_keys([model])
-    result = compute(model.tree, step)
+    result = work(model, model.tree, step)
     if output_format == "json":
         typer.echo(json.dumps(_record(model, step, result), indent=2, ensure_ascii=False))
         return
@@ -76,7 +76,7 @@ def flops(
 def _record(model: Model, step: Step, result: Compute) -> dict[str, object]:
     from dataclasses import asdict
 
-    from planner.compute import CONVENTIONS, step_warnings
+    from planner.compute import CONVENTIONS
 
     return {
         "model": model.name,
@@ -101,12 +101,22 @@ def _record(model: Model, step: Step, result: Compute) -> dict[str, object]:
             for name, flops in result.components.items()
         },
         "backward_with_fused_attention": result.fused_backward,
-        "assumptions": [*model.assumptions, *step_warnings(model.tree, step)],
+        "scans": result.scans,
+        "assumptions": _assumptions(model, step),
     }
 
 
+def _assumptions(model: Model, step: Step) -> list[str]:
+    from planner.compute import step_warnings
+    from planner.models import BUILDER
+    from planner.plan import TRACED_NOTE
+
+    traced = [] if model.method == BUILDER else [TRACED_NOTE]
+    return [*model.assumptions, *step_warnings(model.tree, step), *traced]
+
+
 def _conventions_table(model: Model, step: Step, result: Compute) -> Table:
-    from planner.compute import CONVENTIONS, step_warnings
+    from planner.compute import CONVENTIONS
     from planner.report import Table
     from planner.units import format_count
 
@@ -138,9 +148,22 @@ def _conventions_table(model: Model, step: Step, result: Compute) -> Table:
         notes=[
             "a multiply-add is 2 FLOP; training is forward and backward with every parameter trained",
             f"matmul backward where a fused attention kernel computes the scores again: {fused} FLOP",
-            *(f"assumed: {line}" for line in (*model.assumptions, *step_warnings(model.tree, step))),
+            *(
+                [f"recurrences beside that, which are no matrix products: {format_count(result.scans)} FLOP"]
+                if result.scans
+                else []
+            ),
+            *(f"assumed: {line}" for line in _assumptions(model, step)),
         ],
     )
+
+
+def _scan_notes(result: Compute) -> list[str]:
+    from planner.units import format_count
+
+    if not result.scans:
+        return []
+    return [f"recurrences, which are no matrix products, beside that: {format_count(result.scans)} FLOP forward"]
 
 
 def _components_table(result: Compute) -> Table:

@@ -75,6 +75,10 @@ class DecoderConfig(ModelConfig):
         return None
 
     def check(self) -> None:
+        """Heads must fit."""
+        self.check_heads()
+
+    def check_heads(self) -> None:
         """Heads must divide the width where `head_dim` is left to the quotient, and share key/value heads evenly."""
         if self.head_dim is None:
             require_divides("num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)

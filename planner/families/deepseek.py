@@ -62,7 +62,7 @@ class LatentAttentionConfig(DecoderConfig):
         """Width of a head's queries and keys."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim
 
-    def check(self) -> None:
+    def check_heads(self) -> None:
         """Nothing: the heads may be of any width."""
 
 
@@ -76,10 +76,6 @@ class LatentConfig(LatentAttentionConfig, SharedExpertsConfig):
     intermediate_size: Dimension = 18432
     num_hidden_layers: LayerCount = 61
     num_attention_heads: Dimension = 128
-
-    def check(self) -> None:
-        """No more experts a token than there are."""
-        self.check_experts()
 
 
 class DeepseekV3Config(LatentConfig):
@@ -193,13 +189,13 @@ class MiniCPM3Config(LatentAttentionConfig):
         """As `mlp_bias` says."""
         return self.mlp_bias
 
-    def check(self) -> None:
+    def check_heads(self) -> None:
         """Heads must divide the width where they are as wide as the quotient."""
         if self.v_head_dim is None:
             require_divides("num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)
 
 
-class Glm4MoeLiteConfig(MlpTypesConfig, LatentConfig):
+class Glm4MoeLiteConfig(LatentConfig, MlpTypesConfig):
     """GLM-4.7-Flash: a list says which layers are dense."""
 
     # Its config.json also states the number of dense layers, which the class does not ask.
@@ -218,7 +214,7 @@ class Glm4MoeLiteConfig(MlpTypesConfig, LatentConfig):
     v_head_dim: Dimension = 256
 
 
-class AXK1Config(MlpTypesConfig, LatentConfig):
+class AXK1Config(LatentConfig, MlpTypesConfig):
     """A.X K1: the experts' output has a norm."""
 
     column_free_keys: ClassVar[frozenset[str]] = MlpTypesConfig.column_free_keys | {

@@ -44,7 +44,7 @@ class GraniteMoeSharedConfig(GraniteMoeConfig):
     shared_intermediate_size: Count = 0
 
 
-class PhimoeConfig(AttentionBiasConfig, MixtralConfig):
+class PhimoeConfig(MixtralConfig, AttentionBiasConfig):
     """Phi-3.5-MoE: Mixtral's keys, norms with biases, and a bias on the head by a key of its own."""
 
     vocab_size: Dimension = 32064

@@ -108,10 +108,6 @@ class SharedExpertsConfig(DecoderConfig):
     def check(self) -> None:
         """Besides the heads, no more experts a token than there are."""
         super().check()
-        self.check_experts()
-
-    def check_experts(self) -> None:
-        """No more experts a token than there are."""
         check_top_k("num_experts_per_tok", self.num_experts_per_tok, self.n_routed_experts)
 
 

@@ -115,7 +115,7 @@ class SolarOpenConfig(SharedExpertsConfig):
         return self.attention_bias
 
 
-class Dots1Config(AttentionBiasConfig, SlidingConfig, SharedExpertsConfig):
+class Dots1Config(SharedExpertsConfig, SlidingConfig, AttentionBiasConfig):
     """dots.llm1; the class has no defaults for its experts."""
 
     accepted_keys: ClassVar[frozenset[str]] = SharedExpertsConfig.accepted_keys
@@ -149,7 +149,7 @@ class Dots1Config(AttentionBiasConfig, SlidingConfig, SharedExpertsConfig):
         check_dense_layers("first_k_dense_replace", self.first_k_dense_replace, self.num_hidden_layers)
 
 
-class HyV3Config(MlpTypesConfig, AttentionBiasConfig, SharedExpertsConfig):
+class HyV3Config(SharedExpertsConfig, MlpTypesConfig, AttentionBiasConfig):
     """Hy3: norms on each head's queries and keys."""
 
     accepted_keys: ClassVar[frozenset[str]] = SharedExpertsConfig.accepted_keys | {"enable_moe_fp32_combine"}
@@ -171,7 +171,7 @@ class HyV3Config(MlpTypesConfig, AttentionBiasConfig, SharedExpertsConfig):
         return self.mlp_bias
 
 
-class ExaoneMoeConfig(MlpTypesConfig, Exaone4Config, SharedExpertsConfig):
+class ExaoneMoeConfig(Exaone4Config, MlpTypesConfig, SharedExpertsConfig):
     """K-EXAONE: windows, and norms on each head's queries and keys."""
 
     accepted_keys: ClassVar[frozenset[str]] = SharedExpertsConfig.accepted_keys
@@ -187,7 +187,7 @@ class ExaoneMoeConfig(MlpTypesConfig, Exaone4Config, SharedExpertsConfig):
         return self.first_k_dense_replace
 
 
-class MimoConfig(MlpTypesConfig, SlidingConfig, SharedExpertsConfig):
+class MimoConfig(SharedExpertsConfig, MlpTypesConfig, SlidingConfig):
     """MiMo-V2-Flash: no shared expert; layers with a window have twice the key/value heads, and a sink a head."""
 
     # The released config states each kind of layer's attention for itself; the class derives one from the other.
@@ -211,7 +211,7 @@ class MimoConfig(MlpTypesConfig, SlidingConfig, SharedExpertsConfig):
     intermediate_size: Dimension = 16384
     num_hidden_layers: LayerCount = 48
     num_attention_heads: Dimension = 64
-    num_key_value_heads: Dimension | None = 4
+    num_key_value_heads: Dimension = 4
     head_dim: Dimension = 192
     v_head_dim: Dimension = 128
     attention_bias: bool = False
@@ -246,7 +246,7 @@ class MimoConfig(MlpTypesConfig, SlidingConfig, SharedExpertsConfig):
         )
 
 
-class AfmoeConfig(AttentionBiasConfig, SlidingConfig, SharedExpertsConfig):
+class AfmoeConfig(SharedExpertsConfig, SlidingConfig, AttentionBiasConfig):
     """Trinity: a gate on the attention's output, four norms a layer, windows in three layers of four."""
 
     accepted_keys: ClassVar[frozenset[str]] = SharedExpertsConfig.accepted_keys | {"mup_enabled", "route_scale"}

@@ -33,6 +33,8 @@ EXPERT_KEYS = (
     "n_routed_experts",
     "moe_num_experts",
     "num_routed_experts",
+    "moe_num_routed_experts",
+    "num_local_routed_experts",
     "ffn_config.moe_num_experts",
 )
 """What configs call the number of routed experts."""
@@ -42,6 +44,9 @@ TOP_K_KEYS = (
     "num_experts_per_token",
     "experts_per_token",
     "num_selected_experts",
+    "num_experts_per_topk",
+    "moe_num_experts_per_tok",
+    "num_activated_experts",
     "moe_k",
     "moe_topk",
     "moe_top_k",
@@ -92,10 +97,14 @@ class _Hints:
     """What the module and its config say beyond shapes."""
 
     def __init__(self, model: nn.Module, config: Mapping[str, Any]) -> None:
-        self.experts = _first(config, EXPERT_KEYS)
-        self.top_k = _first(config, TOP_K_KEYS)
+        self.experts, self.top_k = routing(config)
         self.input_table = _accessor(model, "get_input_embeddings")
         self.output_head = _accessor(model, "get_output_embeddings")
+
+
+def routing(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Routed experts of a layer, and how many of them a token visits; None where no key says so."""
+    return _first(config, EXPERT_KEYS), _first(config, TOP_K_KEYS)
 
 
 def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
@@ -117,12 +126,23 @@ def _accessor(model: nn.Module, name: str) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
+EXPERT = re.compile(r"^(.*\bexperts)\.(?:expert_)?\d+\.(.*)$")
+"""Path of a module of one expert among others in a list."""
+
+
 def _leaves(model: nn.Module, hints: _Hints) -> Iterator[tuple[str, Node]]:
-    """Path and node of everything that holds parameters, in torch's order."""
+    """Path and node of everything that holds parameters, in torch's order; experts of a list at the end, stacked."""
     owners: dict[nn.Parameter, str] = {}
+    listed: dict[tuple[str, tuple[int, ...]], int] = {}
     for path, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
         if not own:
+            continue
+        expert = EXPERT.match(path) if hints.experts and hints.top_k else None
+        if expert is not None:
+            for name, parameter in own.items():
+                key = (_join(_join(expert[1], expert[2]), name), tuple(parameter.shape))
+                listed[key] = listed.get(key, 0) + 1
             continue
         shared = {name: owners[parameter] for name, parameter in own.items() if parameter in owners}
         bucket = _bucket(path, module, hints)
@@ -139,6 +159,17 @@ def _leaves(model: nn.Module, hints: _Hints) -> Iterator[tuple[str, Node]]:
                     yield _join(path, name), _bare(tuple(parameter.shape), bucket, hints)
         for name, parameter in own.items():
             owners.setdefault(parameter, _join(path, name))
+    for (path, shape), count in listed.items():
+        complete = count == hints.experts
+        yield (
+            path,
+            Parameter(
+                shape=(count, *shape),
+                bucket="experts.routed",
+                experts=count if complete else None,
+                top_k=hints.top_k if complete else None,
+            ),
+        )
 
 
 def _typed(module: Any, own: Mapping[str, nn.Parameter], bucket: str, hints: _Hints) -> Leaf | None:
@@ -208,8 +239,10 @@ def _experts(shapes: Mapping[str, tuple[int, ...]], top_k: int) -> Experts | Non
 
 
 def _bare(shape: tuple[int, ...], bucket: str, hints: _Hints) -> Parameter:
-    routed = bucket == "experts.routed" and hints.experts is not None and shape[:1] == (hints.experts,)
-    return Parameter(shape=shape, bucket=bucket, experts=hints.experts if routed else None, top_k=hints.top_k)
+    stacked = len(shape) == 3 or bucket == "experts.routed"
+    if hints.top_k is None or hints.experts is None or not stacked or shape[0] != hints.experts:
+        return Parameter(shape=shape, bucket=bucket)
+    return Parameter(shape=shape, bucket="experts.routed", experts=hints.experts, top_k=hints.top_k)
 
 
 def _bucket(path: str, module: nn.Module, hints: _Hints) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from planner.compute import compute
 from planner.counts import count
 from planner.devices import load_devices
 from planner.errors import PlannerError, ScenarioError
 from planner.memory import GRADIENTS, MASTERS, OPTIMIZER, SCALES, WEIGHTS, Memory
+from planner.models import BUILDER
 from planner.numeric import Num, exact_integers
-from planner.plan import fit, flops_per_token, states
+from planner.plan import fit, flops_per_token, states, work
 from planner.sweep.columns import Coded, Codes, Numbers, distinct, groups
 from planner.sweep.grid import Grid
 from planner.sweep.modelspace import ModelSpace, Progress
@@ -131,9 +131,18 @@ def _flops(grid: Grid, space: ModelSpace, points: Coded, progress: Progress) -> 
     for (group, logits, no_source), members in _grouped(space, at, [fields["logits"], own_source], progress, "FLOPs"):
         asked = {name: _plain_if_equal(column[members]) for name, column in numbers.items() if name != "source_length"}
         source = None if no_source else _plain_if_equal(numbers["source_length"][members])
-        step = Step(**asked, source_length=source, logits=logits)
-        flops = flops_per_token(compute(space.tree(group, at[members]), step))
-        forward[members], training[members] = flops.forward, flops.training
+        model, tree = space.model(group), space.tree(group, at[members])
+        if model.method == BUILDER:
+            step = Step(**asked, source_length=source, logits=logits)
+            flops = flops_per_token(work(model, tree, step))
+            forward[members], training[members] = flops.forward, flops.training
+            continue
+        for member in members:
+            # A real class is traced for one step at a time.
+            one = {name: int(column[member]) for name, column in numbers.items() if name != "source_length"}
+            own = None if no_source else int(numbers["source_length"][member])
+            flops = flops_per_token(work(model, tree, Step(**one, source_length=own, logits=logits)))
+            forward[member], training[member] = flops.forward, flops.training
     return {
         "forward_flops_per_token": forward[found.inverse],
         "training_flops_per_token": training[found.inverse],

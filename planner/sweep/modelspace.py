@@ -130,6 +130,10 @@ class ModelSpace:
             stated = stated.replaced(rows, group.model.class_name)
         return stated
 
+    def model(self, group: int) -> Model:
+        """Model of one group, as its first point states it."""
+        return self._groups[group].model
+
     def tree(self, group: int, points: Codes) -> Node:
         """Tree of some points of one group; its dimensions are columns where the points differ."""
         return self._groups[group].tree(self._position[points])

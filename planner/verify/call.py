@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from planner.errors import UnsupportedError
 from planner.families.config import ModelConfig
+from planner.real.build import SEED
 from planner.verify.images import images_of, returned_as_well
-from planner.verify.real import SEED
 from planner.workload import Step
 
 MODEL = "model"
@@ -152,7 +152,7 @@ def prepare(
     past, tensors = make.past(step)
     # While decoding, the encoder's output stands in for its input.
     kept = {name: tensor for name, tensor in arguments.items() if not (past.encoded and name in ENCODER_INPUTS)}
-    return Call(model, tuple(kept), past), (*kept.values(), *tensors)
+    return Call(model, tuple(kept), past, known), (*kept.values(), *tensors)
 
 
 class _Maker:

@@ -17,6 +17,7 @@ from planner.counts import count
 from planner.errors import UnsupportedError
 from planner.models import Model
 from planner.nodes import Attention, Experts, Leaf, walk
+from planner.real.build import DTYPES, quiet, real_class
 from planner.verify.call import MODEL, Call, prepare
 from planner.verify.choices import ALL, AUTO, DEVICES, Implementation, check_choice, implementations
 from planner.verify.compare import (
@@ -29,7 +30,7 @@ from planner.verify.compare import (
     shape_differences,
 )
 from planner.verify.free_memory import needed_bytes, refuse_what_does_not_fit
-from planner.verify.real import DTYPES, build, quiet, real_class
+from planner.verify.real import build
 from planner.verify.result import Figure, Verification, Witness
 from planner.verify.scans import has_scans, set_scans_apart
 from planner.verify.trace import traced_flops
