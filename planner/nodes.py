@@ -62,7 +62,7 @@ class Linear:
     and is stored as (blocks, out / blocks, in / blocks), its bias as (blocks, out / blocks). `weight_shape` is how
     any other weight is stored that is no matrix. A `weight_name` of None stands for a weight that is part of a
     `Parameter` beside it. `input_needs_grad` is as for a `Convolution`. `expands_cache` says that the class of
-    transformers (from 5.24 on) caches the input and not the output, as MLA's latents, and so multiplies the whole past
+    transformers caches the input and not the output, as MLA's latents, and so multiplies the whole past
     again at every step; engines fold the product into its neighbours, so only `planner verify` asks.
     """
 

@@ -57,8 +57,8 @@ def longcat_flash_model(config: LongcatFlashConfig) -> Node:
     """Two sublayers of each kind, and experts in parallel to the second half.
 
     A token chooses among experts of which some hand it on unchanged; what it visits is counted by the share of the
-    others, as if every expert were chosen equally often. The class of transformers 5.24 keeps slices of the first
-    tensor for those that do nothing as well, which no checkpoint has and which are not counted.
+    others, as if every expert were chosen equally often. The class of transformers keeps slices of the first tensor for
+    those that do nothing as well, which no checkpoint has and which are not counted.
     """
     hidden, every = config.hidden_size, config.n_routed_experts + config.zero_expert_num
     score = Linear(

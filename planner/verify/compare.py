@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 
 from torch import nn
 
@@ -94,8 +93,9 @@ def expected_flops(tree: Node, step: Step) -> dict[str, int]:
 
 def _caches_latents() -> bool:
     """Whether the installed transformers caches the latents of MLA, and not the keys and values made of them."""
-    major, minor = version("transformers").split(".")[:2]
-    return (int(major), int(minor)) >= (5, 24)
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
+
+    return hasattr(DeepseekV3Attention, "expand_kv")
 
 
 def as_run(row: Row) -> Row:

@@ -196,7 +196,7 @@ def test_dimensions_are_one_tree_with_columns(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_each_quantity_is_computed_once_for_its_distinct_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: dict[str, int] = {"states": 0, "compute": 0}
+    calls: dict[str, int] = {"states": 0, "work": 0}
     for name in calls:
         original = getattr(engine, name)
 
@@ -210,7 +210,7 @@ def test_each_quantity_is_computed_once_for_its_distinct_inputs(monkeypatch: pyt
     )
     assert found.rows == 2 * 3 * len(load_devices()) * 4
     # Memory: two models in three formats. FLOPs: two models, whose batches are one column.
-    assert calls == {"states": 6, "compute": 2}
+    assert calls == {"states": 6, "work": 2}
 
 
 def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
