@@ -101,6 +101,27 @@ class AttentionBiasConfig(DecoderConfig):
         return self.attention_bias
 
 
+class UseBiasConfig(DecoderConfig):
+    """A decoder whose `use_bias` speaks for every matrix of its layers."""
+
+    use_bias: bool = False
+
+    @property
+    def qkv_bias(self) -> bool:
+        """As `use_bias` says."""
+        return self.use_bias
+
+    @property
+    def out_bias(self) -> bool:
+        """As `use_bias` says."""
+        return self.use_bias
+
+    @property
+    def mlp_has_bias(self) -> bool:
+        """As `use_bias` says."""
+        return self.use_bias
+
+
 class SlidingConfig(DecoderConfig):
     """A decoder some of whose layers see only a window."""
 

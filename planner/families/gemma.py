@@ -11,7 +11,7 @@ from planner.families.config import Dimension, LayerCount, require
 from planner.families.decoder import (
     FULL,
     SLIDING,
-    DecoderConfig,
+    AttentionBiasConfig,
     SlidingConfig,
     decoder,
     decoder_classes,
@@ -26,7 +26,7 @@ from planner.nodes import Linear, Module, Node, Norm, Stream
 from planner.numeric import Num, all_true
 
 
-class GemmaConfig(DecoderConfig):
+class GemmaConfig(AttentionBiasConfig):
     """Gemma 1."""
 
     vocab_size: Dimension = 256000
@@ -36,18 +36,7 @@ class GemmaConfig(DecoderConfig):
     num_attention_heads: Dimension = 16
     num_key_value_heads: Dimension | None = 16
     head_dim: Dimension | None = 256
-    attention_bias: bool = False
     tie_word_embeddings: bool = True
-
-    @property
-    def qkv_bias(self) -> bool:
-        """As `attention_bias` says."""
-        return self.attention_bias
-
-    @property
-    def out_bias(self) -> bool:
-        """As `attention_bias` says."""
-        return self.attention_bias
 
 
 class Gemma2Config(GemmaConfig, SlidingConfig):

@@ -8,6 +8,7 @@ from planner.families.config import Dimension, LayerCount
 from planner.families.decoder import (
     FULL,
     SLIDING,
+    AttentionBiasConfig,
     SlidingConfig,
     decoder,
     decoder_family,
@@ -19,7 +20,7 @@ from planner.families.moe import check_top_k, router
 from planner.nodes import Experts, Module, Node
 
 
-class GptOssConfig(SlidingConfig):
+class GptOssConfig(AttentionBiasConfig, SlidingConfig):
     """Keys of gpt-oss."""
 
     vocab_size: Dimension = 201088
@@ -33,16 +34,6 @@ class GptOssConfig(SlidingConfig):
     attention_bias: bool = True
     num_local_experts: Dimension = Field(128, validation_alias=AliasChoices("num_local_experts", "num_experts"))
     num_experts_per_tok: Dimension = Field(4, validation_alias=AliasChoices("num_experts_per_tok", "experts_per_token"))
-
-    @property
-    def qkv_bias(self) -> bool:
-        """As `attention_bias` says."""
-        return self.attention_bias
-
-    @property
-    def out_bias(self) -> bool:
-        """As `attention_bias` says."""
-        return self.attention_bias
 
     def default_layer_types(self) -> list[str]:
         """Window and full in turn, the window first."""

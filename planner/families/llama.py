@@ -6,6 +6,7 @@ from planner.families.config import Dimension
 from planner.families.decoder import (
     FULL,
     SLIDING,
+    AttentionBiasConfig,
     DecoderConfig,
     Heads,
     SlidingConfig,
@@ -18,21 +19,10 @@ from planner.nodes import Node
 from planner.numeric import Num
 
 
-class LlamaConfig(DecoderConfig):
+class LlamaConfig(AttentionBiasConfig):
     """Llama 1 to 3 and everything that ships as `llama`."""
 
-    attention_bias: bool = False
     mlp_bias: bool = False
-
-    @property
-    def qkv_bias(self) -> bool:
-        """As `attention_bias` says."""
-        return self.attention_bias
-
-    @property
-    def out_bias(self) -> bool:
-        """As `attention_bias` says."""
-        return self.attention_bias
 
     @property
     def mlp_has_bias(self) -> bool:

@@ -18,6 +18,7 @@ from planner.families.decoder import (
     DecoderConfig,
     Heads,
     SlidingConfig,
+    UseBiasConfig,
     block_with_norms,
     decoder,
     decoder_family,
@@ -118,7 +119,7 @@ class Ministral3Config(MistralConfig):
     sliding_window: Dimension | None = None
 
 
-class Ernie45Config(DecoderConfig):
+class Ernie45Config(UseBiasConfig):
     """ERNIE 4.5, the dense ones."""
 
     vocab_size: Dimension = 103424
@@ -128,23 +129,7 @@ class Ernie45Config(DecoderConfig):
     num_attention_heads: Dimension = 16
     num_key_value_heads: Dimension | None = 2
     head_dim: Dimension | None = 128
-    use_bias: bool = False
     tie_word_embeddings: bool = True
-
-    @property
-    def qkv_bias(self) -> bool:
-        """As `use_bias` says."""
-        return self.use_bias
-
-    @property
-    def out_bias(self) -> bool:
-        """As `use_bias` says."""
-        return self.use_bias
-
-    @property
-    def mlp_has_bias(self) -> bool:
-        """As `use_bias` says."""
-        return self.use_bias
 
 
 class SeedOssConfig(LlamaConfig):

@@ -12,6 +12,7 @@ from planner.families.config import LARGEST_LAYER_COUNT, Count, Dimension, Layer
 from planner.families.decoder import (
     FULL,
     SLIDING,
+    AttentionBiasConfig,
     DecoderConfig,
     Heads,
     SlidingConfig,
@@ -182,7 +183,7 @@ def mixtral_model(config: MixtralConfig) -> Node:
     return decoder(config, blocks)
 
 
-class Qwen3MoeConfig(SlidingConfig):
+class Qwen3MoeConfig(AttentionBiasConfig, SlidingConfig):
     """Qwen3-MoE: some layers may keep a dense MLP."""
 
     # Qwen3-Coder states what the class never asks: it has no bias by this key, no shared expert, and always a q/k norm.
@@ -198,7 +199,6 @@ class Qwen3MoeConfig(SlidingConfig):
     intermediate_size: Dimension = 6144
     num_hidden_layers: LayerCount = 24
     num_key_value_heads: Dimension | None = 4
-    attention_bias: bool = False
     use_sliding_window: bool = False
     sliding_window: Dimension | None = 4096
     decoder_sparse_step: Dimension = 1
@@ -206,16 +206,6 @@ class Qwen3MoeConfig(SlidingConfig):
     moe_intermediate_size: Dimension = 768
     num_experts: Dimension = Field(128, validation_alias=AliasChoices("num_experts", "num_local_experts"))
     num_experts_per_tok: Dimension = 8
-
-    @property
-    def qkv_bias(self) -> bool:
-        """As `attention_bias` says."""
-        return self.attention_bias
-
-    @property
-    def out_bias(self) -> bool:
-        """As `attention_bias` says."""
-        return self.attention_bias
 
     def windows(self) -> Num | Sequence[Num | None] | None:
         """`sliding_window` for every layer, if it is used at all; the class knows no list of layer kinds."""

@@ -12,7 +12,7 @@ from pydantic import AliasChoices, Field
 
 from planner.families.blocks import attention, gated_mlp, layer_stack, linear, rms_norm, with_children
 from planner.families.config import Count, Dimension, LayerCount, require, require_divides
-from planner.families.decoder import FULL, PRE_NORMS, DecoderConfig, block_with_norms, decoder, decoder_family
+from planner.families.decoder import FULL, PRE_NORMS, AttentionBiasConfig, block_with_norms, decoder, decoder_family
 from planner.families.moe import LayerList, check_top_k, gated_shared_expert, routed_mlp
 from planner.families.recurrence import LINEAR, Kinds, causal_convolution
 from planner.formulas.flops import GATED_DELTA_RULE_FLOPS
@@ -20,11 +20,11 @@ from planner.nodes import Module, Node, Parameter, Scan
 from planner.numeric import Num
 
 
-class DeltaNetConfig(DecoderConfig):
+class DeltaNetConfig(AttentionBiasConfig):
     """Keys of a decoder some of whose layers have a gated delta net in place of attention."""
 
     # The window is in no layer; MTP layers are in the checkpoint and not in the class; the gate is not optional.
-    accepted_keys: ClassVar[frozenset[str]] = DecoderConfig.accepted_keys | {
+    accepted_keys: ClassVar[frozenset[str]] = AttentionBiasConfig.accepted_keys | {
         "attn_output_gate",
         "mtp_num_hidden_layers",
         "mtp_use_dedicated_embeddings",
@@ -40,16 +40,6 @@ class DeltaNetConfig(DecoderConfig):
     linear_key_head_dim: Dimension = 128
     linear_value_head_dim: Dimension = 128
     linear_conv_kernel_dim: Dimension = 4
-
-    @property
-    def qkv_bias(self) -> bool:
-        """As `attention_bias` says."""
-        return self.attention_bias
-
-    @property
-    def out_bias(self) -> bool:
-        """As `attention_bias` says."""
-        return self.attention_bias
 
     @property
     def key_width(self) -> Num:

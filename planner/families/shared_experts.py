@@ -17,6 +17,7 @@ from planner.families.decoder import (
     DecoderConfig,
     Heads,
     SlidingConfig,
+    UseBiasConfig,
     block_with_norms,
     decoder,
     decoder_family,
@@ -283,7 +284,7 @@ class AfmoeConfig(SharedExpertsConfig, SlidingConfig, AttentionBiasConfig):
         check_dense_layers("num_dense_layers", self.num_dense_layers, self.num_hidden_layers)
 
 
-class Ernie45MoeConfig(SharedExpertsConfig):
+class Ernie45MoeConfig(SharedExpertsConfig, UseBiasConfig):
     """ERNIE 4.5: experts in a range of layers; one key for all biases, the head's included."""
 
     accepted_keys: ClassVar[frozenset[str]] = SharedExpertsConfig.accepted_keys | {
@@ -303,7 +304,6 @@ class Ernie45MoeConfig(SharedExpertsConfig):
     num_hidden_layers: LayerCount = 28
     num_attention_heads: Dimension = 20
     num_key_value_heads: Dimension | None = 4
-    use_bias: bool = False
     moe_intermediate_size: Dimension = 1536
     n_routed_experts: Dimension = Field(64, validation_alias=AliasChoices("moe_num_experts", "num_experts"))
     n_shared_experts: Count = Field(2, validation_alias=AliasChoices("moe_num_shared_experts"))
@@ -312,21 +312,6 @@ class Ernie45MoeConfig(SharedExpertsConfig):
     moe_layer_end_index: int = -1
     moe_layer_interval: Dimension = 1
     tie_word_embeddings: bool = True
-
-    @property
-    def qkv_bias(self) -> bool:
-        """As `use_bias` says."""
-        return self.use_bias
-
-    @property
-    def out_bias(self) -> bool:
-        """As `use_bias` says."""
-        return self.use_bias
-
-    @property
-    def mlp_has_bias(self) -> bool:
-        """As `use_bias` says."""
-        return self.use_bias
 
     def mlp_types(self) -> list[str]:
         """Experts in every `moe_layer_interval`-th layer of a range, whose end may be -1 for the last layer."""

@@ -13,6 +13,7 @@ from planner.families.decoder import (
     AttentionBiasConfig,
     DecoderConfig,
     Heads,
+    UseBiasConfig,
     block_with_norms,
     decoder,
     decoder_family,
@@ -24,11 +25,11 @@ from planner.nodes import Module, Node, Norm, Parameter
 from planner.numeric import Num
 
 
-class Starcoder2Config(DecoderConfig):
+class Starcoder2Config(UseBiasConfig):
     """StarCoder2: LayerNorm, and biases in every matrix."""
 
     # Written by the training framework; the class knows one kind of MLP and of norm.
-    accepted_keys: ClassVar[frozenset[str]] = DecoderConfig.accepted_keys | {"mlp_type", "norm_type"}
+    accepted_keys: ClassVar[frozenset[str]] = UseBiasConfig.accepted_keys | {"mlp_type", "norm_type"}
 
     vocab_size: Dimension = 49152
     hidden_size: Dimension = 3072
@@ -39,21 +40,6 @@ class Starcoder2Config(DecoderConfig):
     sliding_window: Dimension | None = None
     use_bias: bool = True
     tie_word_embeddings: bool = True
-
-    @property
-    def qkv_bias(self) -> bool:
-        """As `use_bias` says."""
-        return self.use_bias
-
-    @property
-    def out_bias(self) -> bool:
-        """As `use_bias` says."""
-        return self.use_bias
-
-    @property
-    def mlp_has_bias(self) -> bool:
-        """As `use_bias` says."""
-        return self.use_bias
 
     def windows(self) -> Num | None:
         """`sliding_window`, for every layer."""
