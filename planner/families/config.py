@@ -203,13 +203,18 @@ def read_config(kind: type[C], raw: Mapping[str, Any], file: str | None = None) 
     return config, [*_defaults_used(config), *_unread_keys(kind, raw)]
 
 
-def _check_spellings(kind: type[ModelConfig], raw: Mapping[str, Any]) -> None:
-    """A dimension under two of its names must have one value."""
+def _check_spellings(kind: type[ModelConfig], raw: Mapping[str, Any], prefix: str = "") -> None:
+    """A dimension under two of its names must have one value, in nested configs too."""
     for name in kind.model_fields:
         stated = {key: raw[key] for key in spellings(kind, name) if raw.get(key) is not None}
         if len(stated) > 1 and len(set(map(repr, stated.values()))) > 1:
             (first, value), (second, other), *_ = stated.items()
-            raise ConfigError(f"is {_shown(value)}, but its other name {second} is {_shown(other)}", key=first)
+            raise ConfigError(
+                f"is {_shown(value)}, but its other name {second} is {_shown(other)}", key=f"{prefix}{first}"
+            )
+        inner = raw.get(name)
+        if isinstance(inner, Mapping) and (nested := nested_kind(kind, name, inner)) is not None:
+            _check_spellings(nested, inner, f"{prefix}{name}.")
 
 
 def _stated_keys(kind: type[ModelConfig], raw: Mapping[str, Any]) -> dict[str, Any]:

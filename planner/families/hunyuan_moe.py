@@ -37,7 +37,7 @@ class HunyuanMoeConfig(AttentionBiasConfig):
         "attention_head_dim",
         "moe_layer_num_skipped",
     }
-    column_free_keys: ClassVar[frozenset[str]] = frozenset({"moe_topk"})
+    column_free_keys: ClassVar[frozenset[str]] = frozenset({"moe_topk", "num_hidden_layers"})
 
     vocab_size: Dimension = 290943
     num_experts: Dimension = Field(1, validation_alias=AliasChoices("num_experts", "num_local_experts"))

@@ -28,7 +28,7 @@ from planner.families.decoder import DecoderConfig, decoder, dense_block
 from planner.families.family import Family
 from planner.families.vision import DUMPED_KEYS, Side, VisionConfig, encoder_block, patch_convolution
 from planner.nodes import ONCE, Attention, Embedding, Linear, Module, Node, Norm, Parameter, Product, Stream
-from planner.numeric import Num, ceil_div
+from planner.numeric import Num, all_true, ceil_div
 
 Layers = Annotated[list[Count], Field(max_length=LARGEST_LAYER_COUNT)]
 
@@ -44,6 +44,8 @@ POSITIONS_MULTIPLE = 8
 
 class MllamaVisionConfig(VisionConfig):
     """The image tower: one encoder, and a second one whose layers are scaled by learned gates."""
+
+    column_free_keys: ClassVar[frozenset[str]] = frozenset({"num_global_layers"})
 
     hidden_size: Dimension = 1280
     intermediate_size: Dimension = 5120
@@ -80,8 +82,10 @@ class MllamaVisionConfig(VisionConfig):
         """Besides the tower, its output is as wide as the layers that are put side by side."""
         super().check()
         outputs = 1 + len(self.intermediate_layers_indices)
+        width = outputs * self.hidden_size
+        # Two comparisons, since an equation of symbols holds only where both sides are written alike.
         require(
-            bool(self.vision_output_dim == outputs * self.hidden_size),
+            all_true(self.vision_output_dim <= width) and all_true(self.vision_output_dim >= width),
             "vision_output_dim",
             f"{self.vision_output_dim}, but {outputs} layers of {self.hidden_size} are put side by side",
         )

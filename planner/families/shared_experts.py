@@ -237,14 +237,15 @@ class MimoConfig(SharedExpertsConfig, MlpTypesConfig, SlidingConfig):
         return windows if stated is None else [None if window is None else stated + 1 for window in windows]
 
     def check(self) -> None:
-        """Besides everything else, twice the key/value heads must share the query heads evenly."""
+        """Besides everything else, twice the key/value heads must share the query heads evenly in front of a window."""
         super().check()
-        require_divides(
-            "num_key_value_heads",
-            2 * self.kv_heads,
-            "num_attention_heads where windows double it",
-            self.num_attention_heads,
-        )
+        if any(window is not None for window in self.layer_windows()):
+            require_divides(
+                "num_key_value_heads",
+                2 * self.kv_heads,
+                "num_attention_heads where windows double it",
+                self.num_attention_heads,
+            )
 
 
 class AfmoeConfig(SharedExpertsConfig, SlidingConfig, AttentionBiasConfig):

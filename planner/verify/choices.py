@@ -8,7 +8,7 @@ from typing import Any
 
 from planner.errors import UnknownNameError, UnsupportedError, near_miss
 from planner.families.composed import ImageTextConfig
-from planner.models import Model
+from planner.models import BUILDER, Model
 from planner.nodes import Experts, walk
 
 DEVICES = ("meta", "cpu", "cuda")
@@ -69,8 +69,12 @@ def implementations(
     no_sdpa = None if real_class._supports_sdpa else f"{model.class_name} of transformers has no sdpa attention"  # noqa: SLF001
     no_loop = NOT_ON_META if device == "meta" else None
     attentions, skipped = _choose("attention", attention, ATTENTION, {"sdpa": no_sdpa})
+    chooses = _chooses_experts(model, real_class)
     routed = any(isinstance(row.leaf, Experts) and not row.leaf.visits_all for row in walk(model.tree))
-    one_loop = routed and not _chooses_experts(model, real_class)
+    if model.method != BUILDER:
+        # Its tree may hide its experts, so the class is asked.
+        routed = chooses
+    one_loop = routed and not chooses
     if one_loop and no_loop:
         raise UnsupportedError(f"{model.class_name} cannot run: {no_loop}", key="device", hint="choose cpu")
     # A class that multiplies every token with every expert has one way to do so, and so have some of the others.
@@ -83,6 +87,13 @@ def implementations(
     wanted = "grouped_mm" if experts == AUTO else experts
     chosen, left_out = _choose("experts", wanted, EXPERTS, {"eager": no_loop})
     return [Implementation(name, loop) for name in attentions for loop in chosen], [*skipped, *left_out]
+
+
+def usual(model: Model, real_class: Any, *, device: str = "meta") -> Implementation:
+    """The one that transformers would choose itself: sdpa where the class has it, and experts in groups."""
+    attention = "sdpa" if real_class._supports_sdpa else "eager"  # noqa: SLF001 - how the class itself asks
+    chosen, _ = implementations(model, real_class, device=device, attention=attention, experts=AUTO)
+    return chosen[0]
 
 
 def _chooses_experts(model: Model, real_class: Any) -> bool:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 from planner.verify.compare import Difference
 from planner.workload import Step
+
+
+def versions() -> dict[str, str]:
+    """Of what was compared with."""
+    return {name: version(name) for name in ("torch", "transformers", "fvcore")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,18 @@ class Witness:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Products:
+    """The part of a verification that is about matrix products; see `Verification`."""
+
+    flops: Figure
+    modules: int
+    witness: Witness
+    differences: tuple[Difference, ...]
+    apart: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
     """One real model, built and run in one way, against the planner's tree.
 
@@ -74,8 +92,8 @@ class Verification:
         Where and how it ran.
     experts : str or None
         Implementation of the experts; None where there are none.
-    step : Step
-        What was asked of it.
+    step : Step or None
+        What was asked of it; None where inputs of the user's were given to a module of the user's.
     versions : dict of str to str
         Of torch, transformers and fvcore.
     parameters : Figure
@@ -94,6 +112,11 @@ class Verification:
         What was left out, and why.
     seconds : float
         Building, tracing and counting. [s]
+    builder : bool
+        The products are the planner's against the real model's. Where there is no builder, they are fvcore's against
+        FlopCounterMode's, and the parameters those of the modules that were read off.
+    inputs : tuple of tuple of int
+        Shapes of the user's inputs, where there is no step. [-]
     """
 
     model: str
@@ -102,7 +125,7 @@ class Verification:
     dtype: str
     attention: str
     experts: str | None
-    step: Step
+    step: Step | None
     versions: dict[str, str]
     parameters: Figure
     flops: Figure
@@ -113,6 +136,8 @@ class Verification:
     apart: int = 0
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    builder: bool = True
+    inputs: tuple[tuple[int, ...], ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -136,9 +161,11 @@ class Verification:
             "dtype": self.dtype,
             "attention": self.attention,
             "experts": self.experts,
-            "step": asdict(self.step),
+            "step": asdict(self.step) if self.step else None,
+            "inputs": [list(shape) for shape in self.inputs],
             "versions": self.versions,
             "exact": self.exact,
+            "builder": self.builder,
             "parameters": self.parameters.to_json(),
             "forward_flops": self.flops.to_json(),
             "scans_not_compared": self.apart,

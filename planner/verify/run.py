@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from planner.compute import compute
 from planner.counts import count
 from planner.errors import UnsupportedError
-from planner.models import Model
+from planner.models import BUILDER, Model
 from planner.nodes import Attention, Experts, Leaf, walk
-from planner.real.build import DTYPES, quiet, real_class
-from planner.verify.call import MODEL, Call, prepare
+from planner.real.build import DTYPES, real_class
 from planner.verify.choices import ALL, AUTO, DEVICES, Implementation, check_choice, implementations
 from planner.verify.compare import (
     actual_shapes,
@@ -29,15 +24,12 @@ from planner.verify.compare import (
     flops_differences,
     shape_differences,
 )
+from planner.verify.execute import Executed, Execution, Progress
 from planner.verify.free_memory import needed_bytes, refuse_what_does_not_fit
-from planner.verify.real import build
-from planner.verify.result import Figure, Verification, Witness
+from planner.verify.result import Figure, Products, Verification, Witness, versions
 from planner.verify.scans import has_scans, set_scans_apart
-from planner.verify.trace import traced_flops
-from planner.verify.witness import Kernels, counted
+from planner.verify.witnesses import products_of_witnesses
 from planner.workload import Step
-
-Progress = Callable[[str], None]
 
 NO_BACKWARD = "backward not compared: what recurrences multiply in it is spread over the whole pass"
 
@@ -53,6 +45,8 @@ def verify(
     progress: Progress | None = None,
 ) -> list[Verification]:
     """Compare a model's tree with the real model of transformers, path by path.
+
+    A model without a builder has a tree of parameters only, and its products are two counts against each other.
 
     Parameters
     ----------
@@ -90,6 +84,8 @@ def verify(
         raise UnsupportedError("this torch sees no CUDA device", key="device", hint="choose meta or cpu")
     if backward and step.past > 0:
         raise UnsupportedError("a cached past has no backward", key="backward", hint="leave past at 0")
+    if model.method != BUILDER:
+        _check_without_builder(model, step, backward=backward)
     if step.past > 0 and has_scans(model.tree):
         raise UnsupportedError("a past of recurrent layers cannot be made up", key="past", hint="leave past at 0")
     if step.past > 0 and any(_is_indexed(row.leaf) for row in walk(model.tree)):
@@ -103,9 +99,24 @@ def verify(
                 model.tree, step, DTYPES[device].itemsize, experts=implementation.experts, backward=backward
             )
             refuse_what_does_not_fit(needed, device)
-    run = _Run(model, step, device, backward, progress or (lambda _: None))
+    execution = Execution(
+        model=model, step=step, device=device, backward=backward, tell=progress or (lambda _: None)
+    )
+    run = _Run(execution)
     results = [run.verification(implementation) for implementation in chosen]
     return [replace(result, notes=(*skipped, *result.notes)) for result in results]
+
+
+def _check_without_builder(model: Model, step: Step, *, backward: bool) -> None:
+    """Two witnesses see the same forward pass; only one of them sees more, and nobody made up such a cache."""
+    if backward:
+        raise UnsupportedError(
+            f"{model.class_name} has no builder, and fvcore sees no backward to compare with", key="backward"
+        )
+    if step.past > 0:
+        raise UnsupportedError(
+            f"{model.class_name} has no builder, so a past cannot be made up", key="past", hint="leave past at 0"
+        )
 
 
 def _is_indexed(leaf: Leaf) -> bool:
@@ -116,13 +127,9 @@ def _is_indexed(leaf: Leaf) -> bool:
 class _Run:
     """A request, apart from the implementations."""
 
-    def __init__(self, model: Model, step: Step, device: str, backward: bool, progress: Progress) -> None:
-        self._model = model
-        self._step = step
-        self._device = device
-        self._dtype = DTYPES[device]
-        self._backward = backward
-        self._tell = progress
+    def __init__(self, execution: Execution) -> None:
+        model, step = execution.model, execution.step
+        self._execution, self._model, self._step = execution, model, step
         # Once, and first: it refuses a step that the model cannot be asked for.
         compute(model.tree, step)
         self._shapes = expected_shapes(model.tree)
@@ -131,43 +138,41 @@ class _Run:
 
     def verification(self, implementation: Implementation) -> Verification:
         start = time.perf_counter()
-        how = f"{self._model.class_name} on {self._device}, attention {implementation.attention}"
-        how += f", experts {implementation.experts}" if implementation.experts else ""
-        self._tell(f"building {how}")
-        with quiet(), _runtime_errors(self._device, self._model.class_name):
-            real = build(self._model, implementation, dtype=self._dtype, device=self._device)
-            call, inputs = self._prepared(real, self._device, symbolic=self._device == "meta")
-            self._tell(f"tracing {how}")
-            traced = traced_flops(call, inputs)
-        outside = traced.pop("")
-        actual = {path.removeprefix(MODEL).removeprefix("."): flops for path, flops in traced.items()}
-        actual[""] += outside
-        compared = set_scans_apart(self._model.tree, self._step, self._flops, actual)
-        shapes = actual_shapes(real, [name for name, _ in self._shapes])
-        self._tell(f"counting again {how}")
-        with quiet():
-            witness = self._real_witness(call, inputs) if self._device != "meta" else self._fake_witness(implementation)
+        found = self._execution.run(implementation)
+        shapes = actual_shapes(found.real, [name for name, _ in self._shapes])
+        built = self._model.method == BUILDER
+        products = self._products_of_tree(found) if built else products_of_witnesses(found)
         return Verification(
             model=self._model.name,
             class_name=self._model.class_name,
-            device=self._device,
-            dtype=str(self._dtype).removeprefix("torch."),
+            device=self._execution.device,
+            dtype=str(self._execution.dtype).removeprefix("torch."),
             attention=implementation.attention,
             experts=implementation.experts,
             step=self._step,
-            versions={name: version(name) for name in ("torch", "transformers", "fvcore")},
-            parameters=Figure(int(count(self._model.tree).total), sum(p.numel() for p in real.parameters())),
-            flops=Figure(self._forward, sum(compared.actual.values())),
+            versions=versions(),
+            parameters=Figure(int(count(self._model.tree).total), sum(p.numel() for p in found.real.parameters())),
+            flops=products.flops,
             tensors=len(shapes),
-            modules=sum(1 for flops in compared.actual.values() if flops),
-            witness=witness,
-            differences=(
-                *shape_differences(self._shapes, shapes),
-                *flops_differences(compared.expected, compared.actual),
-            ),
-            apart=compared.apart,
-            notes=(*self._more_than_asked(), *((NO_BACKWARD,) if self._backward and compared.apart else ())),
+            modules=products.modules,
+            witness=products.witness,
+            differences=(*shape_differences(self._shapes, shapes), *products.differences),
+            apart=products.apart,
+            notes=products.notes,
             seconds=time.perf_counter() - start,
+            builder=built,
+        )
+
+    def _products_of_tree(self, found: Executed) -> Products:
+        compared = set_scans_apart(self._model.tree, self._step, self._flops, found.traced)
+        no_backward = self._execution.backward and compared.apart
+        return Products(
+            flops=Figure(self._forward, sum(compared.actual.values())),
+            modules=sum(1 for flops in compared.actual.values() if flops),
+            witness=self._witness(found),
+            differences=tuple(flops_differences(compared.expected, compared.actual)),
+            apart=compared.apart,
+            notes=(*self._more_than_asked(), *((NO_BACKWARD,) if no_backward else ())),
         )
 
     def _more_than_asked(self) -> Iterator[str]:
@@ -180,25 +185,10 @@ class _Run:
             )
             return
 
-    def _prepared(self, real: nn.Module, device: str, *, symbolic: bool) -> tuple[Call, tuple[Tensor, ...]]:
-        config = self._model.config
-        return prepare(real, config, self._step, device=device, dtype=self._dtype, symbolic=symbolic)
-
-    def _real_witness(self, call: Call, inputs: tuple[Tensor, ...]) -> Witness:
-        with _runtime_errors(self._device, self._model.class_name):
-            return self._witness("real", counted(call, inputs, backward=self._backward))
-
-    def _fake_witness(self, implementation: Implementation) -> Witness:
-        """Meta tensors stop FlopCounterMode, so the model is built again of fake ones, which have shapes only too."""
-        try:
-            with FakeTensorMode():
-                real = build(self._model, implementation, dtype=self._dtype, device="cpu", fake=True)
-                call, inputs = self._prepared(real, "cpu", symbolic=True)
-                return self._witness("fake", counted(call, inputs, backward=self._backward))
-        except (RuntimeError, UnsupportedError) as error:
-            return Witness(reason=f"FlopCounterMode cannot run on fake tensors: {_first_line(error)}")
-
-    def _witness(self, tensors: str, kernels: Kernels) -> Witness:
+    def _witness(self, found: Executed) -> Witness:
+        kernels = found.kernels
+        if kernels is None:
+            return Witness(reason=found.reason)
         fused = attention_paths(self._model.tree) & kernels.fused
         apart = set_scans_apart(self._model.tree, self._step, self._flops, kernels.own).apart
         backward = None
@@ -206,26 +196,8 @@ class _Run:
         if kernels.backward is not None and not apart:
             backward = Figure(expected_backward(self._model.tree, self._step, fused), kernels.backward)
         return Witness(
-            tensors=tensors,
+            tensors=found.tensors,
             forward=Figure(self._forward, kernels.forward - apart),
             backward=backward,
             fused_attention=len(fused),
         )
-
-
-@contextmanager
-def _runtime_errors(device: str, class_name: str) -> Iterator[None]:
-    """What torch and transformers raise where a model cannot run, as an error that the user can put right."""
-    try:
-        yield
-    except (AssertionError, RuntimeError, IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UnsupportedError(
-            f"{class_name} cannot run so on {device}: {_first_line(error)}",
-            hint="where a model asks for values, which meta tensors do not have, --device cpu can run it"
-            if device == "meta"
-            else None,
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

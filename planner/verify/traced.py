@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from planner.compute import SCORES, Compute, Flops, compute
 from planner.errors import UnsupportedError
 from planner.models import Model
 from planner.nodes import walk
-from planner.real.build import DTYPES, quiet, real_class
-from planner.verify.call import MODEL, prepare
-from planner.verify.choices import Implementation
-from planner.verify.real import build
-from planner.verify.trace import traced_flops
+from planner.real.build import real_class
+from planner.verify.choices import usual
+from planner.verify.execute import Execution, first_line
 from planner.workload import Step
 
 DEVICE = "meta"
@@ -55,26 +52,12 @@ def traced_compute(model: Model, step: Step) -> Compute:
 
 def _traced(model: Model, step: Step) -> dict[str, int]:
     """Forward FLOPs of each module's own products, by path. [FLOP]"""
-    kind = real_class(model.class_name)
-    implementation = Implementation(
-        attention="sdpa" if kind._supports_sdpa else "eager",  # noqa: SLF001 - how the class itself asks
-        experts="grouped_mm" if kind._can_set_experts_implementation() else None,  # noqa: SLF001
-    )
+    execution = Execution(model=model, step=step, device=DEVICE, backward=False, tell=lambda _: None)
     try:
-        with quiet():
-            real = build(model, implementation, dtype=DTYPES[DEVICE], device=DEVICE)
-            call, inputs = prepare(real, model.config, step, device=DEVICE, dtype=DTYPES[DEVICE], symbolic=True)
-            traced = traced_flops(call, inputs)
+        _, _, traced = execution.trace(usual(model, real_class(model.class_name)))
     except (RuntimeError, IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnsupportedError(f"{model.class_name} cannot be traced: {reason}") from error
-    return dict(_without_wrapper(traced))
-
-
-def _without_wrapper(traced: dict[str, int]) -> Iterator[tuple[str, int]]:
-    for path, flops in traced.items():
-        if flops:
-            yield path.removeprefix(MODEL).removeprefix("."), flops
+        raise UnsupportedError(f"{model.class_name} cannot be traced: {first_line(error)}") from error
+    return {path: flops for path, flops in traced.items() if flops}
 
 
 def _of_module(path: str, buckets: dict[str, str]) -> str:

@@ -55,7 +55,7 @@ def counted(call: Call, inputs: tuple[Tensor, ...], *, backward: bool) -> Kernel
     with torch.set_grad_enabled(backward):
         with _counter() as forward:
             outputs = call(*inputs)
-        counts = forward.get_flop_counts()
+        counts = _by_path(forward.get_flop_counts(), f"{type(call).__name__}.{MODEL}")
         fused, own, total = frozenset(_fused(counts)), _own(counts), forward.get_total_flops()
         if not backward:
             return Kernels(forward=total, backward=None, fused=fused, own=own)
@@ -69,29 +69,28 @@ def _counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=_unregistered())
 
 
-PREFIX = f"{Call.__name__}.{MODEL}"
-"""A name starts with the class of the outermost module and the name that the model has in it."""
+def _by_path(counts: Mapping[str, Mapping[Any, int]], prefix: str) -> dict[str, Mapping[Any, int]]:
+    """Counts of the modules of the real model, those of their children included.
 
-
-def _by_path(counts: Mapping[str, Mapping[Any, int]]) -> dict[str, Mapping[Any, int]]:
-    """Counts of the modules of the real model, those of their children included."""
+    A name starts with the class of the outermost module and the name that the model has in it.
+    """
     return {
-        module[len(PREFIX) :].removeprefix("."): by_kernel
+        module[len(prefix) :].removeprefix("."): by_kernel
         for module, by_kernel in counts.items()
-        if module.startswith(PREFIX)
+        if module.startswith(prefix)
     }
 
 
 def _fused(counts: Mapping[str, Mapping[Any, int]]) -> set[str]:
     return {
         path
-        for path, by_kernel in _by_path(counts).items()
+        for path, by_kernel in counts.items()
         if any("scaled_dot_product" in str(kernel) for kernel in by_kernel)
     }
 
 
 def _own(counts: Mapping[str, Mapping[Any, int]]) -> dict[str, int]:
-    totals = {path: sum(by_kernel.values()) for path, by_kernel in _by_path(counts).items()}
+    totals = {path: sum(by_kernel.values()) for path, by_kernel in counts.items()}
     own = dict(totals)
     for path, total in totals.items():
         holder = path

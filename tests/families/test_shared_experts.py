@@ -73,9 +73,12 @@ SPARSE = 8 * 3 * 64 * 24 + 64 * 8 + 3 * 64 * 2 * 24
 # table, head, and norms of two layers and the end
 REST = 2 * 100 * 64 + 5 * 64
 QK_NORMS = 2 * 2 * 16
-# keys of 2 heads, or of 4 where there is a window; values of 10; sinks where there is a window
+MIMO: dict[str, Any] = {"n_routed_experts": 8, "v_head_dim": 10}
+MIMO_SPARSE = 8 * 3 * 64 * 24 + 64 * 8
+# keys and values of 2 heads, of 3, and of twice 3 with sinks of 6 query heads where there is a window
 MIMO_FULL = 64 * 96 + 64 * 32 + 64 * 20 + 60 * 64
-MIMO_WINDOW = 64 * 96 + 64 * 64 + 64 * 40 + 60 * 64 + 6
+MIMO_THREE = 64 * 96 + 64 * 48 + 64 * 30 + 60 * 64
+MIMO_SIX = 64 * 96 + 64 * 96 + 64 * 60 + 60 * 64 + 6
 
 
 @pytest.mark.parametrize(
@@ -112,19 +115,14 @@ MIMO_WINDOW = 64 * 96 + 64 * 64 + 64 * 40 + 60 * 64 + 6
             {**PLAIN_NAMES, "mlp_layer_types": ["sparse", "dense"], "first_k_dense_replace": 2},
             2 * ATTENTION + QK_NORMS + DENSE + SPARSE,
         ),
-        # no shared experts; the first layer is dense and full, the second has a window
+        # no shared experts, and values of 10
+        ("mimo_v2_flash", {**MIMO, "layer_types": ["full_attention"] * 2}, 2 * MIMO_FULL + DENSE + MIMO_SPARSE),
+        # the second layer has a window
+        ("mimo_v2_flash", {**MIMO, "num_key_value_heads": 3}, MIMO_THREE + MIMO_SIX + DENSE + MIMO_SPARSE),
         (
             "mimo_v2_flash",
-            {"n_routed_experts": 8, "num_attention_heads": 6, "v_head_dim": 10, "num_key_value_heads": 2}
-            | {"num_attention_heads": 6, "layer_types": ["full_attention", "full_attention"]},
-            2 * MIMO_FULL + DENSE + SPARSE - 3 * 64 * 48,
-        ),
-        (
-            "mimo_v2_flash",
-            # 12 heads of 8 are as wide as 6 of 16
-            {"n_routed_experts": 8, "num_attention_heads": 12, "head_dim": 8, "v_head_dim": 5}
-            | {"num_key_value_heads": 3, "mlp_layer_types": ["dense", "dense"]},
-            (64 * 96 + 64 * 24 + 64 * 15 + 60 * 64) + (64 * 96 + 64 * 48 + 64 * 30 + 60 * 64 + 12) + 2 * DENSE,
+            {**MIMO, "num_key_value_heads": 3, "mlp_layer_types": ["dense"] * 2, "attention_bias": True},
+            MIMO_THREE + (96 + 48 + 30) + MIMO_SIX + (96 + 96 + 60) + 2 * DENSE,
         ),
         # two more norms a layer, a gate as wide as the queries, a bias for each expert
         ("afmoe", PLAIN_NAMES, 2 * (ATTENTION + 64 * 96 + 2 * 64) + QK_NORMS + DENSE + SPARSE + 8),

@@ -9,6 +9,7 @@ from planner.formulas.flops import (
     masked_pairs,
     palm_attention_flops,
     parameter_flops,
+    pooled_pairs,
 )
 
 
@@ -51,6 +52,29 @@ def test_masked_pairs_of_a_column_equal_those_of_its_elements() -> None:
     queries, past = np.array([1.0, 4.0, 9.0]), np.array([0.0, 7.0, 2.0])
     expected = [masked_pairs(int(q), int(p), 4) for q, p in zip(queries, past, strict=True)]
     assert np.array_equal(masked_pairs(queries, past, 4), expected)
+
+
+@pytest.mark.parametrize("past", [0, 3, 8])
+@pytest.mark.parametrize("pool", [1, 2, 5])
+@pytest.mark.parametrize("selected", [None, 1, 3])
+@pytest.mark.parametrize("queries", [1, 2, 14])
+def test_a_pooled_key_is_seen_once_its_last_token_is_there(
+    queries: int, past: int, pool: int, selected: int | None
+) -> None:
+    seen = (np.arange(past, past + queries) + 1) // pool
+    assert pooled_pairs(queries, past, pool, selected) == np.minimum(seen, selected or 1000).sum()
+
+
+def test_pooled_pairs_of_a_column_equal_those_of_its_elements() -> None:
+    queries, past = np.array([1.0, 14.0, 9.0]), np.array([0.0, 7.0, 2.0])
+    for selected in (None, 2):
+        expected = [pooled_pairs(int(q), int(p), 4, selected) for q, p in zip(queries, past, strict=True)]
+        assert np.array_equal(pooled_pairs(queries, past, 4, selected), expected)
+
+
+def test_half_of_fewer_new_keys() -> None:
+    # 8 queries, 3 old keys and 2 of the new tokens: 8 * (3 + 2 / 2) pairs, width 4 + 4
+    assert halved_attention_flops(1, 8, 3, 1, 4, 4, 2) == attention_flops(8 * 4, 1, 4, 4)
 
 
 def test_gpt3_by_the_rule_of_thumb() -> None:

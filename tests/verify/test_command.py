@@ -187,7 +187,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_built(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(free_memory, "free_bytes", lambda _: 1000)
-    monkeypatch.setattr("planner.verify.run.build", lambda *_, **__: pytest.fail("built"))
+    monkeypatch.setattr("planner.verify.execute.build", lambda *_, **__: pytest.fail("built"))
     with pytest.raises(UnsupportedError, match=r"needs about [\d,]+ bytes on cpu, and 1,000 bytes are free"):
         verify(tiny_model("llama"), device="cpu")
 
