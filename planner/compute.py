@@ -234,7 +234,9 @@ def products_in_backward(row: Row) -> int:
     """
     if not row.backward:
         return 0
-    return 1 if isinstance(row.leaf, (Convolution, Linear)) and not row.leaf.input_needs_grad else 2
+    if isinstance(row.leaf, (Convolution, Linear)):
+        return 2 if row.leaf.input_needs_grad else 1
+    return 1 if isinstance(row.leaf, Product) and row.leaf.constant else 2
 
 
 def fused_backward_flops(row: Row, step: Step) -> Num:

@@ -169,7 +169,8 @@ class Attention:
     causal : bool
         A query sees itself and what came before.
     caches : bool
-        Where it is causal, keys and values stay for later tokens; an encoder with a causal mask keeps none.
+        Where it is causal, keys and values stay for later tokens; an encoder with a causal mask keeps none, and
+        neither does a layer that looks at those of another.
     window : Num or None
         Keys that a query sees at most, itself included; on each of its sides where `causal` is False. [token]
     chunked : bool
@@ -205,11 +206,15 @@ class Attention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
-    """Matrix product of two activations at every position: (rows, inner) times (inner, columns), without weights."""
+    """Matrix product of two activations at every position: (rows, inner) times (inner, columns), without weights.
+
+    `constant` says that one of the two follows from positions alone, so that backward has one product and not two.
+    """
 
     rows: Num
     inner: Num
     columns: Num
+    constant: bool = False
     bucket: str | None = None
     stream: Stream | None = None
 

@@ -19,6 +19,16 @@ ModelName = Annotated[
     ),
 ]
 
+ModuleName = Annotated[
+    str | None,
+    typer.Option(
+        "--module",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="A torch module of your own: what to import and call, without arguments, from the current directory.",
+        show_default=False,
+    ),
+]
+
 ModelsDir = Annotated[
     Path | None,
     typer.Option(

@@ -15,9 +15,22 @@ if TYPE_CHECKING:
 
 def params(
     models: Annotated[
-        list[str],
-        typer.Argument(metavar="MODEL...", help="Paths to config.json or their folders, or names of models."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL...]",
+            help="Paths to config.json or their folders, or names of models.",
+            show_default=False,
+        ),
+    ] = None,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--module",
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="A torch module of your own: what to import and call; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     output_format: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="text, json, csv or markdown.")
     ] = "text",
@@ -33,15 +46,21 @@ def params(
     import json
 
     from planner.cli.output import emit, warn_about_unread_keys
+    from planner.errors import PlannerError
     from planner.models import load_model
     from planner.report import check_format
 
     check_format(output_format)
+    if not models and not modules:
+        raise PlannerError("expected a MODEL or --module package.module:factory")
     changes = parse_overrides(overrides)
+    if not models and (changes or class_name is not None):
+        raise PlannerError("means nothing for a module", key="--set" if changes else "--class")
     loaded = [
         load_model(name, models_dir=models_dir, overrides=changes, class_name=class_name, offline=offline)
-        for name in models
+        for name in models or ()
     ]
+    loaded += [_module_model(name) for name in modules or ()]
     warn_about_unread_keys(loaded)
     if output_format == "json":
         typer.echo(json.dumps([_record(model, explain=explain) for model in loaded], indent=2, ensure_ascii=False))
@@ -54,6 +73,22 @@ def params(
             emit(_totals_table(loaded), "text")
     else:
         emit(_totals_table(loaded, with_breakdown=True), output_format)
+
+
+def _module_model(name: str) -> Model:
+    from planner.models import MODULE, tree_model
+    from planner.real.user_module import user_module
+
+    made = user_module(name, with_values=False)
+    return tree_model(
+        made.tree,
+        name=name,
+        origin=made.origin,
+        raw={},
+        class_name=made.class_name,
+        method=MODULE,
+        assumptions=made.assumptions,
+    )
 
 
 def _record(model: Model, *, explain: bool) -> dict[str, object]:

@@ -9,28 +9,48 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.options import ClassName, ModelName, ModelsDir, Offline, Overrides, parse_overrides
+from planner.cli.options import ClassName, ModelsDir, ModuleName, Offline, Overrides, parse_overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from planner.report.tables import Cell
-    from planner.verify import Figure, Verification
+    from planner.verify import Verification
+    from planner.workload import Step
 
 FORMATS = ("text", "json")
 
 EXIT_DIFFERENT = 1
 """Some number is not the real model's; 2 is left to errors."""
 
-LONGEST_LIST = 50
-"""Differing paths that the text form prints; JSON has all of them."""
+OF_A_MODEL = ("source_length", "past", "images", "attention", "experts", "backward")
+OF_A_CONFIG = ("class_name", "overrides", "models_dir", "offline")
+OF_A_STEP = ("batch_size", "sequence_length")
+OF_THE_CATALOG = ("limit", "family")
+"""Options that mean something for one of MODEL, --module and --all only, by their names in the code."""
 
 
 def verify(
-    model: ModelName,
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A config.json or its folder, an <org>/<name>, or an alias such as gpt2.",
+            show_default=False,
+        ),
+    ] = None,
+    module: ModuleName = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every model of the catalog, in the implementation that is usual.")
+    ] = False,
     device: Annotated[
-        str, typer.Option(metavar="meta|cpu|cuda", help="Where to build it; meta allocates nothing, whatever the size.")
-    ] = "meta",
+        str | None,
+        typer.Option(
+            metavar="meta|cpu|cuda",
+            help="Where to build it; meta allocates nothing, whatever the size.",
+            show_default="meta, and cpu for --module",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples.")] = 1,
     sequence_length: Annotated[int, typer.Option(min=1, help="New tokens a sample.")] = 128,
     source_length: Annotated[
@@ -52,6 +72,10 @@ def verify(
         ),
     ] = "auto",
     backward: Annotated[bool, typer.Option("--backward", help="Run backward as well and count it.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --all: no more models than this.")] = None,
+    family: Annotated[
+        str | None, typer.Option(metavar="MODEL_TYPE", help="With --all: only this model_type, such as llama.")
+    ] = None,
     class_name: ClassName = None,
     overrides: Overrides = None,
     models_dir: ModelsDir = None,
@@ -62,7 +86,7 @@ def verify(
 
     Exit status: 0 if no path differs, 1 if one does, 2 if the question cannot be answered.
     """
-    from planner.errors import UnknownNameError, near_miss
+    from planner.errors import PlannerError, UnknownNameError, near_miss
     from planner.models import load_model
     from planner.workload import Step
 
@@ -71,26 +95,77 @@ def verify(
             f"unknown format '{output_format}', expected one of {', '.join(FORMATS)}",
             hint=near_miss(output_format, FORMATS),
         )
-    loaded = load_model(
-        model, models_dir=models_dir, overrides=parse_overrides(overrides), class_name=class_name, offline=offline
-    )
+    if [model is not None, module is not None, every].count(True) != 1:
+        raise PlannerError("expected one of MODEL, --module and --all")
     step = Step(
         batch_size=batch_size, sequence_length=sequence_length, source_length=source_length, past=past, images=images
     )
+    if every:
+        _refuse(context, "--all", (*OF_A_MODEL, *OF_A_CONFIG))
+        _every(step, device or "meta", limit, family, output_format)
+    elif module is not None:
+        _refuse(context, "--module", (*OF_A_MODEL, *OF_A_CONFIG, *OF_A_STEP, *OF_THE_CATALOG))
+        _print([_of_module(module, device or "cpu")], output_format)
+    elif model is not None:
+        _refuse(context, "a model", OF_THE_CATALOG)
+        loaded = load_model(
+            model, models_dir=models_dir, overrides=parse_overrides(overrides), class_name=class_name, offline=offline
+        )
+        with _progress() as tell:
+            tell("loading torch and transformers")
+            from planner.verify import verify as verify_model
+
+            results = verify_model(
+                loaded,
+                step=step,
+                device=device or "meta",
+                attention=attention,
+                experts=experts,
+                backward=backward,
+                progress=tell,
+            )
+        _print(results, output_format)
+
+
+def _refuse(context: typer.Context, what: str, names: tuple[str, ...]) -> None:
+    """An option that would change nothing is never what was meant."""
+    from planner.errors import PlannerError
+
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            raise PlannerError(f"means nothing for {what}", key=parameter.opts[0])
+
+
+def _of_module(name: str, device: str) -> Verification:
+    with _progress() as tell:
+        tell("loading torch")
+        from planner.verify.module import verify_module
+
+        return verify_module(name, device=device, progress=tell)
+
+
+def _every(step: Step, device: str, limit: int | None, family: str | None, output_format: str) -> None:
+    from planner.cli.verify_report import outcomes_json, outcomes_table
+    from planner.report import render
+
     with _progress() as tell:
         tell("loading torch and transformers")
-        from planner.verify import verify as verify_model
+        from planner.verify.every import chosen_models, verify_every
 
-        results = verify_model(
-            loaded,
-            step=step,
-            device=device,
-            attention=attention,
-            experts=experts,
-            backward=backward,
-            progress=tell,
-        )
-    typer.echo(_json(results) if output_format == "json" else _text(results), nl=False)
+        outcomes = list(verify_every(chosen_models(family, limit), step=step, device=device, progress=tell))
+    json = output_format == "json"
+    typer.echo(outcomes_json(outcomes) if json else render(outcomes_table(outcomes, device), "text"), nl=False)
+    if any(outcome.verdict in ("different", "failed") for outcome in outcomes):
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+def _print(results: Sequence[Verification], output_format: str) -> None:
+    from planner.cli.verify_report import results_json, results_table
+    from planner.report import render
+
+    json = output_format == "json"
+    typer.echo(results_json(results) if json else render(results_table(results), "text"), nl=False)
     if not all(result.exact for result in results):
         raise typer.Exit(EXIT_DIFFERENT)
 
@@ -105,61 +180,3 @@ def _progress() -> Iterator[Callable[[str], None]]:
             yield status.update
     else:
         yield lambda words: typer.echo(words, err=True)
-
-
-def _json(results: Sequence[Verification]) -> str:
-    import json
-
-    return json.dumps([result.to_json() for result in results], indent=2, ensure_ascii=False) + "\n"
-
-
-def _text(results: Sequence[Verification]) -> str:
-    from planner.report import Table, render
-
-    first = results[0]
-    versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
-    table = Table(
-        title=f"{first.model}: {first.class_name} on {first.device} ({first.dtype}), {_step(first)}; {versions}",
-        columns=["attention", "experts", "quantity", "counted by", "planner", "real model", "difference"],
-        rows=[row for result in results for row in _rows(result)],
-        notes=list(_notes(results)),
-    )
-    return render(table, "text")
-
-
-def _step(result: Verification) -> str:
-    step = result.step
-    words = f"{step.batch_size} x {step.sequence_length} tokens"
-    words += f", {step.source} of the encoder" if step.source_length is not None else ""
-    words += f", {step.images} images a sample" if step.images else ""
-    return words + (f", {step.past} in the cache" if step.past else "")
-
-
-def _rows(result: Verification) -> Iterator[list[Cell]]:
-    def row(quantity: str, counted_by: str, figure: Figure) -> list[Cell]:
-        numbers = (figure.expected, figure.actual, figure.difference)
-        return [result.attention, result.experts, quantity, counted_by, *numbers]
-
-    yield row("parameters", "named_parameters", result.parameters)
-    yield row("forward FLOPs", "fvcore", result.flops)
-    if result.witness.forward is not None:
-        yield row("forward FLOPs", "FlopCounterMode", result.witness.forward)
-    if result.witness.backward is not None:
-        yield row("backward FLOPs", "FlopCounterMode", result.witness.backward)
-
-
-def _notes(results: Sequence[Verification]) -> Iterator[str]:
-    for result in results:
-        how = result.attention + (f", {result.experts}" if result.experts else "")
-        verdict = f"{len(result.differences)} paths differ" if result.differences else "no path differs"
-        yield f"{how}: {result.tensors:,} tensors and {result.modules:,} modules compared one by one: {verdict}"
-        for difference in result.differences[:LONGEST_LIST]:
-            yield f"  {difference}"
-        if len(result.differences) > LONGEST_LIST:
-            yield f"  and {len(result.differences) - LONGEST_LIST:,} more, all of them with --format json"
-        if result.apart:
-            yield f"  {result.apart:,} FLOPs of recurrences and past the sequence: scan, not compared"
-        if result.witness.reason is not None:
-            yield f"  second count not run: {result.witness.reason}"
-    yield from dict.fromkeys(note for result in results for note in result.notes)
-    yield "1 multiply-add = 2 FLOPs; matrix products only, masked scores included"

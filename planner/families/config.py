@@ -151,8 +151,11 @@ def nested_kind(kind: type[ModelConfig], name: str, raw: object) -> type[ModelCo
         chooser = getattr(item, "func", None)
         if isinstance(chooser, ByModelType):
             return chooser.kind(raw)
-    annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, ModelConfig) else None
+    # the annotation itself, or what is optional in it
+    for annotation in (field.annotation, *getattr(field.annotation, "__args__", ())):
+        if isinstance(annotation, type) and issubclass(annotation, ModelConfig):
+            return annotation
+    return None
 
 
 def require(condition: bool, key: str, message: str) -> None:

@@ -33,7 +33,7 @@ from planner.families.decoder import (
 from planner.families.family import Family
 from planner.families.moe import check_top_k, router
 from planner.families.vision import Side, VisionConfig, encoder_block
-from planner.nodes import Attention, Convolution, Experts, Module, Node, Parameter, Stream
+from planner.nodes import Attention, Experts, Linear, Module, Node, Parameter, Stream
 from planner.numeric import Num
 
 Layers = Annotated[list[Count], Field(max_length=LARGEST_LAYER_COUNT)]
@@ -218,12 +218,9 @@ def llama4_vision(config: Llama4VisionConfig) -> Module:
         children={
             "class_embedding": Parameter(shape=(hidden,), bucket="embeddings.other"),
             "positional_embedding_vlm": Parameter(shape=(config.num_positions, hidden), bucket="embeddings.position"),
-            # A convolution over patches, written as a product with patches that are cut out before.
-            "patch_embedding.linear": Convolution(
-                in_channels=config.num_channels * patch * patch,
-                out_channels=hidden,
-                kernel_size=(),
-                bias=False,
+            "patch_embedding.linear": Linear(
+                in_features=config.num_channels * patch * patch,
+                out_features=hidden,
                 input_needs_grad=False,
                 bucket="embeddings.other",
                 stream=patches,

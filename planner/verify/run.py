@@ -99,9 +99,7 @@ def verify(
                 model.tree, step, DTYPES[device].itemsize, experts=implementation.experts, backward=backward
             )
             refuse_what_does_not_fit(needed, device)
-    execution = Execution(
-        model=model, step=step, device=device, backward=backward, tell=progress or (lambda _: None)
-    )
+    execution = Execution(model=model, step=step, device=device, backward=backward, tell=progress or (lambda _: None))
     run = _Run(execution)
     results = [run.verification(implementation) for implementation in chosen]
     return [replace(result, notes=(*skipped, *result.notes)) for result in results]

@@ -83,9 +83,7 @@ def _by_path(counts: Mapping[str, Mapping[Any, int]], prefix: str) -> dict[str, 
 
 def _fused(counts: Mapping[str, Mapping[Any, int]]) -> set[str]:
     return {
-        path
-        for path, by_kernel in counts.items()
-        if any("scaled_dot_product" in str(kernel) for kernel in by_kernel)
+        path for path, by_kernel in counts.items() if any("scaled_dot_product" in str(kernel) for kernel in by_kernel)
     }
 
 
