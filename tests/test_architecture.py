@@ -20,7 +20,7 @@ LAYERS = (
     {"sources", "compute", "memory", "quantisation"},
     {"real"},
     {"models"},
-    {"explain", "article", "located"},
+    {"checkpoint", "explain", "article", "located"},
     {"verify"},
     {"scenario"},
     {"plan", "schema"},

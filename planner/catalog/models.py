@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -32,6 +32,8 @@ class CatalogModel:
         Parameters that somebody published for it. [-]
     published_class : str or None
         Class that the published total counts, where it is not the config's own.
+    published_extras : mapping of str to int
+        What it holds beyond the parameters of that class, and how often: terms of `planner.checkpoint`.
     published_source : str or None
         Who.
     """
@@ -43,6 +45,7 @@ class CatalogModel:
     published_total: int | None
     published_class: str | None
     published_source: str | None
+    published_extras: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,6 +74,7 @@ def catalog_models() -> tuple[CatalogModel, ...]:
                 published_total=entry.get("published_total"),
                 published_class=entry.get("published_class"),
                 published_source=entry.get("published_source"),
+                published_extras=entry.get("published_extras", {}),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise CatalogError(f"is not a model: {error}", file=FILENAME, line=line) from None

@@ -63,7 +63,7 @@ def models(
             title=f"{len(rows)} models",
             columns=("model", "model_type", "class", "total", "active", "published_total", "aliases", "source"),
             rows=rows,
-            notes=["published_total: of the same class or a sibling of it, as its source states it"],
+            notes=["published_total: as its source counts; `planner params MODEL --checkpoint` says what it holds"],
         ),
         output_format,
     )

@@ -9,7 +9,9 @@ import typer
 from planner.cli.options import ClassName, ModelsDir, Offline, Overrides, parse_overrides
 
 if TYPE_CHECKING:
+    from planner.checkpoint import Reconciliation
     from planner.models import Model
+    from planner.numeric import Num
     from planner.report import Table
 
 
@@ -17,7 +19,7 @@ def params(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL...]",
+            metavar="MODEL...",
             help="Paths to config.json or their folders, or names of models.",
             show_default=False,
         ),
@@ -36,6 +38,10 @@ def params(
     ] = "text",
     explain: Annotated[
         bool, typer.Option("--explain", help="Print where the number comes from, tensor by tensor.")
+    ] = False,
+    checkpoint: Annotated[
+        bool,
+        typer.Option("--checkpoint", help="Print what a checkpoint holds beyond the class, and the published total."),
     ] = False,
     class_name: ClassName = None,
     overrides: Overrides = None,
@@ -63,14 +69,19 @@ def params(
     loaded += [_module_model(name) for name in modules or ()]
     warn_about_unread_keys(loaded)
     if output_format == "json":
-        typer.echo(json.dumps([_record(model, explain=explain) for model in loaded], indent=2, ensure_ascii=False))
+        records = [_record(model, explain=explain, checkpoint=checkpoint) for model in loaded]
+        typer.echo(json.dumps(records, indent=2, ensure_ascii=False))
     elif output_format == "text":
         for model in loaded:
             emit(_breakdown_table(model), "text")
             if explain:
                 _emit_derivation(model)
+            if checkpoint:
+                emit(_checkpoint_table(model), "text")
         if len(loaded) > 1:
             emit(_totals_table(loaded), "text")
+    elif checkpoint:
+        emit(_all_terms_table(loaded), output_format)
     else:
         emit(_totals_table(loaded, with_breakdown=True), output_format)
 
@@ -91,7 +102,7 @@ def _module_model(name: str) -> Model:
     )
 
 
-def _record(model: Model, *, explain: bool) -> dict[str, object]:
+def _record(model: Model, *, explain: bool, checkpoint: bool) -> dict[str, object]:
     from planner.article import applies_to, claims
     from planner.counts import count
     from planner.explain import derivation
@@ -123,7 +134,72 @@ def _record(model: Model, *, explain: bool) -> dict[str, object]:
                 }
                 for claim in claims(model)
             ]
+    if checkpoint:
+        record["checkpoint"] = _checkpoint_record(model)
     return record
+
+
+def _checkpoint_record(model: Model) -> dict[str, object]:
+    from planner.checkpoint import Term, reconcile
+
+    def listed(terms: tuple[Term, ...]) -> list[dict[str, object]]:
+        return [{"term": term.kind, "parameters": term.parameters, "why": term.why} for term in terms]
+
+    found = reconcile(model)
+    return {
+        "class": found.class_name,
+        "total": found.total,
+        "terms": listed(found.terms),
+        "sum": found.explained,
+        "published_total": found.published_total,
+        "published_source": found.published_source,
+        "unexplained": found.unexplained,
+        "may_also_hold": listed(found.others),
+    }
+
+
+def _checkpoint_rows(found: Reconciliation) -> list[tuple[str, Num, str]]:
+    """From the class by its terms to the published total; what may be there besides, where none is published."""
+    rows: list[tuple[str, Num, str]] = [(found.class_name, found.total, "parameters of the class, tied tensors once")]
+    rows += [(term.kind, term.parameters, term.why) for term in found.terms]
+    if found.published_total is None:
+        return rows + [(f"may hold: {term.kind}", term.parameters, term.why) for term in found.others]
+    rows.append(("sum", found.explained, ""))
+    if found.unexplained:
+        rows.append(("not explained", found.unexplained, "no term is known for it"))
+    return [*rows, ("published", found.published_total, found.published_source or "")]
+
+
+def _checkpoint_table(model: Model) -> Table:
+    from planner.checkpoint import reconcile
+    from planner.report import Table
+    from planner.units import format_count
+
+    found = reconcile(model)
+    if found.published_total is None:
+        notes = ["no published total of this config is known: a checkpoint may hold any of these, or none"]
+    else:
+        notes = [
+            f"not in this total, but a checkpoint may hold it: {term.kind}, {format_count(term.parameters)}, {term.why}"
+            for term in found.others
+        ]
+    return Table(
+        title=f"what a checkpoint of {model.name} holds",
+        columns=("term", "parameters", "why"),
+        rows=_checkpoint_rows(found),
+        notes=notes,
+    )
+
+
+def _all_terms_table(models: list[Model]) -> Table:
+    from planner.checkpoint import reconcile
+    from planner.report import Table
+
+    return Table(
+        title="what checkpoints hold",
+        columns=("model", "term", "parameters", "why"),
+        rows=[(model.name, *row) for model in models for row in _checkpoint_rows(reconcile(model))],
+    )
 
 
 def _breakdown_table(model: Model) -> Table:
@@ -186,6 +262,7 @@ def _emit_derivation(model: Model) -> None:
     from planner.article import applies_to
     from planner.cli.output import emit
     from planner.explain import block_formulas, module_lines, tied_lines
+    from planner.models import BUILDER
     from planner.report import Table
 
     lines = module_lines(model)
@@ -201,7 +278,8 @@ def _emit_derivation(model: Model) -> None:
         ),
         "text",
     )
-    for block in block_formulas(model):
+    # What was read off a module has no names for its dimensions, so its formulas would be numbers.
+    for block in block_formulas(model) if model.method == BUILDER else ():
         values = ", ".join(f"{name} = {value:,}" for name, value in block.values.items())
         emit(
             Table(

@@ -34,7 +34,7 @@ def verify(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="A config.json or its folder, an <org>/<name>, or an alias such as gpt2.",
             show_default=False,
         ),

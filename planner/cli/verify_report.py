@@ -28,8 +28,9 @@ def results_table(results: Sequence[Verification]) -> Table:
 
     first = results[0]
     sides = ["planner", "real model"] if first.builder else ["modules, fvcore", "real model, FlopCounterMode"]
+    where = f"{first.device} ({first.dtype})"
     return Table(
-        title=f"{first.model}: {first.class_name} on {first.device} ({first.dtype}), {_step(first)}; {_versions(first)}",
+        title=f"{first.model}: {first.class_name} on {where}, {_step(first)}; {_versions(first)}",
         columns=["attention", "experts", "quantity", "counted by", *sides, "difference"],
         rows=[row for result in results for row in _rows(result)],
         notes=list(_notes(results)),
@@ -69,7 +70,8 @@ def _rows(result: Verification) -> Iterator[list[Cell]]:
 def _notes(results: Sequence[Verification]) -> Iterator[str]:
     for result in results:
         how = result.attention + (f", {result.experts}" if result.experts else "")
-        yield f"{how}: {result.tensors:,} tensors and {result.modules:,} modules compared one by one: {_verdict(result)}"
+        compared = f"{result.tensors:,} tensors and {result.modules:,} modules compared one by one"
+        yield f"{how}: {compared}: {_verdict(result)}"
         yield from _differences(result)
         if result.apart:
             yield f"  {result.apart:,} FLOPs of recurrences and past the sequence: scan, not compared"
@@ -118,6 +120,7 @@ def outcomes_table(outcomes: Sequence[Outcome], device: str) -> Table:
         columns=[
             "model",
             "class",
+            "tokens",
             "parameters",
             "difference",
             "forward FLOPs",
@@ -135,6 +138,7 @@ def _outcome_row(result: Verification, seconds: float) -> list[Cell]:
     return [
         result.model,
         result.class_name,
+        int(result.step.sequence_length) if result.step else None,
         result.parameters.actual,
         result.parameters.difference,
         result.flops.actual,
@@ -154,7 +158,8 @@ def _outcome_notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
             yield f"{outcome.model}: {_verdict(outcome.result)}"
             yield from _differences(outcome.result)
     for outcome in (*by_verdict.get("failed", ()), *by_verdict.get("unsupported", ())):
-        yield f"{outcome.model} ({outcome.class_name or 'no class'}) {outcome.verdict}: {outcome.failure or outcome.unsupported}"
+        why = outcome.failure or outcome.unsupported
+        yield f"{outcome.model} ({outcome.class_name or 'no class'}) {outcome.verdict}: {why}"
     if any(outcome.result is not None and not outcome.result.builder for outcome in outcomes):
         from planner.verify.witnesses import NO_BUILDER
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from planner.families.beside import LOGITS_BIAS, tensor
 from planner.families.blocks import layer_norm, output_head, position_embedding, token_embedding
 from planner.families.config import Dimension
 from planner.families.family import Builder, Family
@@ -163,6 +164,11 @@ def _with_heads(make: _Make, heads: Callable[[BartConfig], Mapping[str, Node]]) 
     return lambda config: Module(children={"model": _model(config, make, "model."), **heads(config)})
 
 
+def _logits_bias(config: BartConfig, _: Mapping[str, Any]) -> Node:
+    vocabulary = config.vocab_size if _is_shared(config) else _decoder_vocabulary(config)
+    return Module(children={"final_logits_bias": tensor(LOGITS_BIAS, 1, vocabulary)})
+
+
 def _family(
     model_type: str, config: type[BartConfig], make: _Make, *, generates: str = "ForConditionalGeneration", labels: bool
 ) -> Family:
@@ -179,6 +185,7 @@ def _family(
         config=config,
         classes={f"{make.prefix}{name}": build for name, build in classes.items()},
         default_class=f"{make.prefix}{generates}",
+        beside=_logits_bias,
     )
 
 

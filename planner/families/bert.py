@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from planner.families.beside import POSITION_IDS, tensor
 from planner.families.config import Dimension, require
 from planner.families.encoder import (
     EncoderConfig,
@@ -108,6 +110,10 @@ def _roberta_classes(prefix: str) -> Mapping[str, Builder]:
     }
 
 
+def _position_ids(config: RobertaConfig | XLMRobertaConfig, _: Mapping[str, Any]) -> Node:
+    return Module(children={"embeddings.position_ids": tensor(POSITION_IDS, 1, config.max_position_embeddings)})
+
+
 FAMILIES = (
     Family(model_type="bert", config=BertConfig, classes=_bert_classes(), default_class="BertForMaskedLM"),
     Family(
@@ -115,11 +121,13 @@ FAMILIES = (
         config=RobertaConfig,
         classes=_roberta_classes("Roberta"),
         default_class="RobertaForMaskedLM",
+        beside=_position_ids,
     ),
     Family(
         model_type="xlm-roberta",
         config=XLMRobertaConfig,
         classes=_roberta_classes("XLMRoberta"),
         default_class="XLMRobertaForMaskedLM",
+        beside=_position_ids,
     ),
 )

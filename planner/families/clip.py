@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import model_validator
 
+from planner.families.beside import IMAGE_POSITION_IDS, POSITION_IDS, tensor
 from planner.families.blocks import layer_norm, linear, position_embedding, token_embedding
 from planner.families.composed import image_tower
 from planner.families.config import ComposedConfig, Dimension
@@ -14,7 +15,7 @@ from planner.families.family import Family
 from planner.families.heads import head
 from planner.families.siglip import similarity
 from planner.families.vision import EncoderConfig, Side, VisionConfig, encoder_layers, patch_convolution
-from planner.nodes import ONCE, Module, Node, Parameter, Stream
+from planner.nodes import ONCE, Module, Node, Parameter, Stack, Stream
 from planner.numeric import Num
 
 
@@ -129,23 +130,41 @@ def _vision_with_projection(config: CLIPVisionConfig) -> Node:
     return Module(children={"vision_model": clip_vision(config), "visual_projection": projection})
 
 
+def _text_positions(config: CLIPTextConfig, _: Mapping[str, Any]) -> Node:
+    ids = tensor(POSITION_IDS, 1, config.max_position_embeddings)
+    return Module(children={"text_model.embeddings.position_ids": ids})
+
+
+def _image_positions(config: CLIPVisionConfig, _: Mapping[str, Any]) -> Node:
+    ids = tensor(IMAGE_POSITION_IDS, 1, config.num_positions)
+    return Module(children={"vision_model.embeddings.position_ids": ids})
+
+
+def _positions(config: CLIPConfig, raw: Mapping[str, Any]) -> Node:
+    parts = (_text_positions(config.text_config, raw), _image_positions(config.vision_config, raw))
+    return Stack(parts=parts)
+
+
 FAMILIES = (
     Family(
         model_type="clip",
         config=CLIPConfig,
         classes={"CLIPModel": _clip_model, "CLIPForImageClassification": _image_classification},
         default_class="CLIPModel",
+        beside=_positions,
     ),
     Family(
         model_type="clip_text_model",
         config=CLIPTextConfig,
         classes={"CLIPTextModel": clip_text, "CLIPTextModelWithProjection": _text_with_projection},
         default_class="CLIPTextModel",
+        beside=_text_positions,
     ),
     Family(
         model_type="clip_vision_model",
         config=CLIPVisionConfig,
         classes={"CLIPVisionModel": clip_vision, "CLIPVisionModelWithProjection": _vision_with_projection},
         default_class="CLIPVisionModel",
+        beside=_image_positions,
     ),
 )

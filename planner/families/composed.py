@@ -70,17 +70,19 @@ def _once_an_image(node: N) -> N:
     return node
 
 
-def text_head(model: Node, text: DecoderConfig, *, tied: bool) -> Module:
+def text_head(model: Node, text: DecoderConfig, *, tied: bool, decoder: str = "language_model") -> Module:
     """Model with a head over the vocabulary.
 
     Parameters
     ----------
     model : Node
-        The model without a head, whose decoder is called ``language_model``.
+        The model without a head.
     text : DecoderConfig
         Of that decoder.
     tied : bool
         The head runs with the input table's matrix.
+    decoder : str
+        What the model calls its decoder.
     """
-    tied_to = "model.language_model.embed_tokens" if tied else None
+    tied_to = f"model.{decoder}.embed_tokens" if tied else None
     return Module(children={"model": model, "lm_head": output_head(text.hidden_size, text.vocab_size, tied_to)})

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
@@ -31,13 +32,15 @@ def _dimension(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int):
         raise PydanticCustomError("dimension", "expected a whole number, got {found}", {"found": _shown(value)})
     if not 0 < value <= LARGEST_DIMENSION:
-        raise PydanticCustomError("dimension", "expected a positive number up to 2**40, got {found}", {"found": value})
+        raise PydanticCustomError(
+            "dimension", "expected a positive number up to 2**40, got {found}", {"found": _shown(value)}
+        )
     return value
 
 
 def _layer_count(value: object) -> object:
     if isinstance(value, int) and value > LARGEST_LAYER_COUNT:
-        raise PydanticCustomError("dimension", "expected at most 100,000, got {found}", {"found": value})
+        raise PydanticCustomError("dimension", "expected at most 100,000, got {found}", {"found": _shown(value)})
     return value
 
 
@@ -47,7 +50,11 @@ def _optional_count(value: object) -> object:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python does not write integers beyond its own limit of digits.
+        text = f"a {type(value).__name__} too long to write"
     return text if len(text) <= 40 else text[:37] + "..."
 
 
@@ -151,8 +158,8 @@ def nested_kind(kind: type[ModelConfig], name: str, raw: object) -> type[ModelCo
         chooser = getattr(item, "func", None)
         if isinstance(chooser, ByModelType):
             return chooser.kind(raw)
-    # the annotation itself, or what is optional in it
-    for annotation in (field.annotation, *getattr(field.annotation, "__args__", ())):
+    members = get_args(field.annotation) if isinstance(field.annotation, UnionType) else (field.annotation,)
+    for annotation in members:
         if isinstance(annotation, type) and issubclass(annotation, ModelConfig):
             return annotation
     return None

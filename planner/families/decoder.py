@@ -18,7 +18,7 @@ from planner.families.blocks import (
     token_embedding,
 )
 from planner.families.config import Dimension, LayerCount, ModelConfig, Names, require, require_divides
-from planner.families.family import Builder, Family
+from planner.families.family import Builder, Family, Prediction, StoredBuilder
 from planner.nodes import Module, Node, Norm
 from planner.numeric import Num, exact_quotient
 
@@ -306,6 +306,8 @@ def decoder_family(
     *,
     omit: Sequence[str] = (),
     heads: Heads = LLAMA_HEADS,
+    prediction: Prediction | None = None,
+    beside: StoredBuilder | None = None,
 ) -> Family:
     """Family of a decoder, its usual class the language model."""
     return Family(
@@ -313,6 +315,8 @@ def decoder_family(
         config=config,
         classes=decoder_classes(prefix, model, omit=omit, heads=heads),
         default_class=f"{prefix}ForCausalLM",
+        prediction=prediction,
+        beside=beside,
     )
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import AliasChoices, Field
 
+from planner.families.beside import prediction_module, router_biases
 from planner.families.blocks import gated_mlp, layer_norm, layer_stack, layers, linear, rms_norm, with_children
 from planner.families.config import Count, Dimension, LayerCount, Names, require, require_divides
 from planner.families.decoder import (
@@ -23,6 +24,7 @@ from planner.families.decoder import (
     pre_norm_block,
     require_kinds,
 )
+from planner.families.family import Prediction
 from planner.families.moe import (
     DENSE,
     SPARSE,
@@ -415,6 +417,17 @@ def deepseek_v32_model(config: DeepseekV32Config) -> Node:
     return decoder(config, blocks)
 
 
+def _prediction(config: LatentConfig, _: Mapping[str, Any]) -> Node:
+    """A layer with experts, and tables of its own; where the model has an indexer, so has the layer."""
+    attention = latent_attention(config)
+    if isinstance(config, DeepseekV32Config):
+        attention = with_children(attention, {"indexer": indexer(config)})
+    block = pre_norm_block(config.hidden_size, attention, _mlps(config)[SPARSE])
+    return prediction_module(block.children, config.hidden_size, vocab_size=config.vocab_size)
+
+
+PREDICTION = Prediction(module=_prediction)
+
 FAMILIES = (
     decoder_family("axk1", "AXK1", AXK1Config, axk1_model, omit=NO_SPANS, heads=Heads()),
     decoder_family(
@@ -425,16 +438,63 @@ FAMILIES = (
         omit=(*NO_SPANS, "ForTokenClassification"),
         heads=Heads(),
     ),
-    decoder_family("deepseek_v3", "DeepseekV3", DeepseekV3Config, deepseek_model, omit=NO_SPANS),
-    decoder_family("deepseek_v32", "DeepseekV32", DeepseekV32Config, deepseek_v32_model, omit=NO_LABELS),
-    decoder_family("glm4_moe_lite", "Glm4MoeLite", Glm4MoeLiteConfig, glm4_moe_lite_model, omit=NO_LABELS),
-    decoder_family("glm_moe_dsa", "GlmMoeDsa", GlmMoeDsaConfig, deepseek_v32_model, omit=NO_LABELS),
+    decoder_family(
+        "deepseek_v3",
+        "DeepseekV3",
+        DeepseekV3Config,
+        deepseek_model,
+        omit=NO_SPANS,
+        prediction=PREDICTION,
+        beside=router_biases(deepseek_model),
+    ),
+    decoder_family(
+        "deepseek_v32",
+        "DeepseekV32",
+        DeepseekV32Config,
+        deepseek_v32_model,
+        omit=NO_LABELS,
+        prediction=PREDICTION,
+        beside=router_biases(deepseek_v32_model),
+    ),
+    decoder_family(
+        "glm4_moe_lite",
+        "Glm4MoeLite",
+        Glm4MoeLiteConfig,
+        glm4_moe_lite_model,
+        omit=NO_LABELS,
+        prediction=PREDICTION,
+        beside=router_biases(glm4_moe_lite_model),
+    ),
+    decoder_family(
+        "glm_moe_dsa",
+        "GlmMoeDsa",
+        GlmMoeDsaConfig,
+        deepseek_v32_model,
+        omit=NO_LABELS,
+        prediction=PREDICTION,
+        beside=router_biases(deepseek_v32_model),
+    ),
     decoder_family(
         "minicpm3", "MiniCPM3", MiniCPM3Config, dense_latent_model, omit=(*NO_SPANS, "ForTokenClassification")
     ),
     decoder_family("mistral4", "Mistral4", Mistral4Config, deepseek_model, omit=NO_SPANS),
     decoder_family("youtu", "Youtu", YoutuConfig, dense_latent_model, omit=NO_LABELS),
     # Kimi-K2 and Sarvam state model types of their own and the class of DeepSeek-V3.
-    decoder_family("kimi_k2", "DeepseekV3", DeepseekV3Config, deepseek_model, omit=NO_SPANS),
-    decoder_family("sarvam_mla", "DeepseekV3", SarvamMlaConfig, deepseek_model, omit=NO_SPANS),
+    decoder_family(
+        "kimi_k2",
+        "DeepseekV3",
+        DeepseekV3Config,
+        deepseek_model,
+        omit=NO_SPANS,
+        prediction=PREDICTION,
+        beside=router_biases(deepseek_model),
+    ),
+    decoder_family(
+        "sarvam_mla",
+        "DeepseekV3",
+        SarvamMlaConfig,
+        deepseek_model,
+        omit=NO_SPANS,
+        beside=router_biases(deepseek_model),
+    ),
 )

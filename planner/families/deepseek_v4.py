@@ -7,11 +7,19 @@ few tokens, of which an indexer chooses (compressed sparse attention), or many (
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, Field
 
-from planner.families.blocks import gated_mlp, layer_stack, linear, rms_norm, token_embedding
+from planner.families.beside import (
+    EXPERT_TABLES,
+    ROUTER_BIASES,
+    prediction_module,
+    stated_whole,
+    stated_words,
+    tensor,
+)
+from planner.families.blocks import gated_mlp, layer_stack, layers, linear, rms_norm, stack, token_embedding
 from planner.families.config import (
     LARGEST_LAYER_COUNT,
     Dimension,
@@ -22,6 +30,7 @@ from planner.families.config import (
     require_divides,
 )
 from planner.families.decoder import NO_LABELS, SLIDING, decoder_family, require_kinds
+from planner.families.family import Prediction
 from planner.families.moe import check_top_k, routed_mlp
 from planner.nodes import Attention, Linear, Module, Node, Parameter, Product, Stack
 from planner.numeric import Num, exact_quotient
@@ -200,8 +209,8 @@ def _hyper_connection(config: DeepseekV4Config) -> Module:
     )
 
 
-def deepseek_v4_model(config: DeepseekV4Config) -> Node:
-    """Sublayers between hyper-connections; at the end one more weighs the streams."""
+def _block(config: DeepseekV4Config, kind: str) -> Module:
+    """Sublayers between hyper-connections."""
     hidden, streams = config.hidden_size, config.hc_mult
     shared = gated_mlp(hidden, config.moe_intermediate_size, config.mlp_bias, bucket="experts.shared")
     mlp = routed_mlp(
@@ -213,20 +222,23 @@ def deepseek_v4_model(config: DeepseekV4Config) -> Node:
     )
     mixing = Product(rows=streams, inner=streams, columns=hidden, bucket="hyper_connections")
 
-    def block(kind: str) -> Module:
-        return Module(
-            children={
-                "self_attn": _attention(config, kind),
-                "mlp": mlp,
-                "input_layernorm": rms_norm(hidden),
-                "post_attention_layernorm": rms_norm(hidden),
-                "attn_hc": _hyper_connection(config),
-                "ffn_hc": _hyper_connection(config),
-                "": Stack(parts=(mixing, mixing)),
-            }
-        )
+    return Module(
+        children={
+            "self_attn": _attention(config, kind),
+            "mlp": mlp,
+            "input_layernorm": rms_norm(hidden),
+            "post_attention_layernorm": rms_norm(hidden),
+            "attn_hc": _hyper_connection(config),
+            "ffn_hc": _hyper_connection(config),
+            "": Stack(parts=(mixing, mixing)),
+        }
+    )
 
-    head = Module(
+
+def _streams_head(config: DeepseekV4Config) -> Module:
+    """Weighs the streams at the end."""
+    hidden, streams = config.hidden_size, config.hc_mult
+    return Module(
         children={
             "": Linear(in_features=streams * hidden, out_features=streams, weight_name="hc_fn"),
             "hc_base": Parameter(shape=(streams,)),
@@ -234,14 +246,60 @@ def deepseek_v4_model(config: DeepseekV4Config) -> Node:
         },
         bucket="hyper_connections",
     )
+
+
+def deepseek_v4_model(config: DeepseekV4Config) -> Node:
+    """Blocks; at the end one more hyper-connection weighs the streams."""
+    hidden = config.hidden_size
     return Module(
         children={
             "embed_tokens": token_embedding(config.vocab_size, hidden),
-            "layers": layer_stack(config.attention_kinds(), block),
+            "layers": layer_stack(config.attention_kinds(), lambda kind: _block(config, kind)),
             "norm": rms_norm(hidden),
-            "hc_head": head,
+            "hc_head": _streams_head(config),
         }
     )
 
 
-FAMILIES = (decoder_family("deepseek_v4", "DeepseekV4", DeepseekV4Config, deepseek_v4_model, omit=NO_LABELS),)
+def _prediction(config: DeepseekV4Config, _: Mapping[str, Any]) -> Node:
+    """A layer without a compressor, and a head for its streams."""
+    hidden = config.hidden_size
+    block = {**_block(config, SLIDING).children, "hc_head": _streams_head(config)}
+    return prediction_module(
+        block, hidden, joints={"e_proj": hidden, "h_proj": hidden}, norms=("enorm", "hnorm", "norm")
+    )
+
+
+HASH_LAYERS = 3
+"""Layers that route by a table, unless the config says otherwise."""
+
+
+def _routing(config: DeepseekV4Config, raw: Mapping[str, Any]) -> Node:
+    """The first layers route by a table, a row a token; the others have biases."""
+    listed = stated_words(raw, "mlp_layer_types")
+    by_table = stated_whole(raw, "num_hash_layers", HASH_LAYERS) if listed is None else listed.count("hash_moe")
+    by_table = min(by_table, config.num_hidden_layers)
+    table = tensor(EXPERT_TABLES, config.vocab_size, config.num_experts_per_tok)
+    bias = tensor(ROUTER_BIASES, config.n_routed_experts)
+    gates = (
+        layers(Module(children={"mlp.gate.tid2eid": table}), by_table),
+        layers(
+            Module(children={"mlp.gate.e_score_correction_bias": bias}),
+            config.num_hidden_layers - by_table,
+            start=by_table,
+        ),
+    )
+    return Module(children={"layers": stack(*gates)})
+
+
+FAMILIES = (
+    decoder_family(
+        "deepseek_v4",
+        "DeepseekV4",
+        DeepseekV4Config,
+        deepseek_v4_model,
+        omit=NO_LABELS,
+        prediction=Prediction(module=_prediction),
+        beside=_routing,
+    ),
+)

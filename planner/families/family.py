@@ -12,6 +12,29 @@ from planner.nodes import Node
 # Any: a builder takes the config type of its own family, and a registry holds builders of all of them
 Builder = Callable[[Any], Node]
 
+StoredBuilder = Callable[[Any, Mapping[str, Any]], Node]
+"""Builder of what a checkpoint holds beside the class: it also reads keys of config.json that shape nothing else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Multi-token prediction: modules that a family's checkpoints hold and its classes do not.
+
+    Attributes
+    ----------
+    module : StoredBuilder
+        Tree of one of them. Tables that are copies of the model's, and biases of its router, have the buckets
+        `planner.families.beside.MTP_TABLES` and `planner.families.beside.ROUTER_BIASES`.
+    count_keys : tuple of str
+        Keys of config.json that say how many there are, of which the first that is stated holds.
+    unless_stated : int
+        How many there are where none is. [-]
+    """
+
+    module: StoredBuilder
+    count_keys: tuple[str, ...] = ("num_nextn_predict_layers",)
+    unless_stated: int = 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
@@ -29,6 +52,11 @@ class Family:
         Counted where the config names no class.
     composed : str, optional
         Model type of the whole where a config with parts states this part's type for all of it.
+    prediction : Prediction, optional
+        Modules that its checkpoints hold to predict further tokens.
+    beside : StoredBuilder, optional
+        Tree of other tensors that its checkpoints may hold and its classes do not count; the bucket of each is one of
+        the kinds of `planner.checkpoint`.
     """
 
     model_type: str
@@ -36,3 +64,5 @@ class Family:
     classes: Mapping[str, Builder]
     default_class: str
     composed: str | None = None
+    prediction: Prediction | None = None
+    beside: StoredBuilder | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import AliasChoices, Field
 
+from planner.families.beside import causal_masks
 from planner.families.blocks import (
     attention,
     layer_norm,
@@ -227,6 +229,11 @@ def mpt_model(config: MptConfig) -> Node:
     )
 
 
+def _local_masks(config: GPTNeoConfig, _: Mapping[str, Any]) -> Node:
+    """Masks of the layers with a window only."""
+    return Module(children={"h": causal_masks(config.kinds().count("local"), config.max_position_embeddings)})
+
+
 HEADS = Heads(base="transformer", table="wte", label_head="classifier")
 BIASED_HEADS = Heads(base="transformer", table="wte", lm_bias=True)
 
@@ -240,7 +247,7 @@ FAMILIES = (
         omit=("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
         heads=BIASED_HEADS,
     ),
-    decoder_family("gpt_neo", "GPTNeo", GPTNeoConfig, gpt_neo_model, heads=HEADS),
+    decoder_family("gpt_neo", "GPTNeo", GPTNeoConfig, gpt_neo_model, heads=HEADS, beside=_local_masks),
     decoder_family("gpt_bigcode", "GPTBigCode", GPTBigCodeConfig, gpt_bigcode_model, omit=NO_SPANS, heads=HEADS),
     decoder_family("mpt", "Mpt", MptConfig, mpt_model, heads=HEADS),
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import AliasChoices, Field
 
+from planner.families.beside import causal_masks
 from planner.families.blocks import layer_norm, layers, output_head, position_embedding, token_embedding
 from planner.families.config import Dimension, LayerCount, ModelConfig, require, require_divides
 from planner.families.family import Builder, Family
@@ -97,4 +99,11 @@ CLASSES: Mapping[str, Builder] = {
     ),
 }
 
-FAMILIES = (Family(model_type="gpt2", config=GPT2Config, classes=CLASSES, default_class="GPT2LMHeadModel"),)
+
+def _masks(config: GPT2Config, _: Mapping[str, Any]) -> Node:
+    return Module(children={"h": causal_masks(config.n_layer, config.n_positions)})
+
+
+FAMILIES = (
+    Family(model_type="gpt2", config=GPT2Config, classes=CLASSES, default_class="GPT2LMHeadModel", beside=_masks),
+)

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
+from planner.families.beside import router_biases
 from planner.families.blocks import layer_norm, layers, linear, plain_mlp
 from planner.families.composed import ImageTextConfig, image_tower, text_head, trunk
 from planner.families.config import ByModelType, Dimension, LayerCount, require
@@ -157,5 +158,6 @@ FAMILIES = (
         config=KimiK25Config,
         classes={"Kimi_K25Model": kimi_k25_model, "Kimi_K25ForConditionalGeneration": _conditional_generation},
         default_class="Kimi_K25ForConditionalGeneration",
+        beside=router_biases(kimi_k25_model),
     ),
 )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from planner.families.beside import rotary_frequencies
 from planner.families.config import Dimension
 from planner.families.decoder import (
     FULL,
@@ -15,7 +19,7 @@ from planner.families.decoder import (
     dense_block,
     windowed_layers,
 )
-from planner.nodes import Node
+from planner.nodes import Module, Node
 from planner.numeric import Num
 
 
@@ -92,8 +96,13 @@ def qwen3_model(config: Qwen3Config) -> Node:
     return decoder(config, windowed_layers(config, lambda window: dense_block(config, window, qk_norm=True)))
 
 
+def frequencies(config: DecoderConfig, _: Mapping[str, Any]) -> Node:
+    """Rotary frequencies of each layer, which the files of Llama 1 and 2 keep."""
+    return Module(children={"layers": rotary_frequencies(config.num_hidden_layers, config.head_width)})
+
+
 FAMILIES = (
-    decoder_family("llama", "Llama", LlamaConfig, llama_model),
+    decoder_family("llama", "Llama", LlamaConfig, llama_model, beside=frequencies),
     decoder_family("mistral", "Mistral", MistralConfig, llama_model, heads=Heads()),
     decoder_family("qwen2", "Qwen2", Qwen2Config, llama_model),
     decoder_family("qwen3", "Qwen3", Qwen3Config, qwen3_model),

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import AliasChoices, Field
 
+from planner.families.beside import router_biases
 from planner.families.blocks import gated_mlp, layers, rms_norm
 from planner.families.config import Count, Dimension, LayerCount, require
 from planner.families.decoder import NO_LABELS, decoder, decoder_family
@@ -87,4 +88,13 @@ def longcat_flash_model(config: LongcatFlashConfig) -> Node:
     return decoder(config, layers(block, config.num_layers))
 
 
-FAMILIES = (decoder_family("longcat_flash", "LongcatFlash", LongcatFlashConfig, longcat_flash_model, omit=NO_LABELS),)
+FAMILIES = (
+    decoder_family(
+        "longcat_flash",
+        "LongcatFlash",
+        LongcatFlashConfig,
+        longcat_flash_model,
+        omit=NO_LABELS,
+        beside=router_biases(longcat_flash_model),
+    ),
+)

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AliasChoices, Field
 
+from planner.families.beside import router_biases
 from planner.families.blocks import fused_gated_mlp, layer_norm, layer_stack, linear, rms_norm, with_children
 from planner.families.composed import ImageTextConfig, image_tower, text_head
 from planner.families.config import LARGEST_LAYER_COUNT, Dimension, LayerCount, ModelConfig, Names
@@ -328,11 +329,19 @@ def _text_family(model_type: str, *other_names: str) -> Family:
             **dict.fromkeys(("MiniMaxM3VLForCausalLM", *other_names), causal_lm),
         },
         default_class="MiniMaxM3VLForCausalLM",
+        beside=router_biases(minimax_m3_text_model),
     )
 
 
 FAMILIES = (
-    decoder_family("minimax_m2", "MiniMaxM2", MiniMaxM2Config, minimax_m2_model, omit=NO_LABELS),
+    decoder_family(
+        "minimax_m2",
+        "MiniMaxM2",
+        MiniMaxM2Config,
+        minimax_m2_model,
+        omit=NO_LABELS,
+        beside=router_biases(minimax_m2_model),
+    ),
     Family(
         model_type="minimax_m3_vl",
         config=MiniMaxM3Config,
@@ -341,6 +350,7 @@ FAMILIES = (
             "MiniMaxM3SparseForConditionalGeneration": _conditional_generation,
         },
         default_class="MiniMaxM3SparseForConditionalGeneration",
+        beside=router_biases(minimax_m3_model),
     ),
     _text_family("minimax_m3_vl_text"),
     # As configs of the decoder alone call it.

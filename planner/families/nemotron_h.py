@@ -5,15 +5,18 @@ FLOPs of the recurrence: those of Mamba-2's scan, 5 for a token and a number of 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, Field
 
+from planner.families.beside import prediction_module, router_biases, stated_words
 from planner.families.blocks import attention, layer_stack, linear, plain_mlp, rms_norm, token_embedding
 from planner.families.config import LARGEST_LAYER_COUNT, Dimension, LayerCount, ModelConfig, require, require_divides
 from planner.families.decoder import FULL, Heads, decoder_family
+from planner.families.family import Prediction
 from planner.families.moe import check_top_k, router
-from planner.families.recurrence import LINEAR, Kinds, mamba2_mixer
+from planner.families.recurrence import LEGACY_KINDS, LINEAR, Kinds, mamba2_mixer
 from planner.nodes import Experts, Module, Node
 
 MLP = "mlp"
@@ -162,19 +165,33 @@ def _mixer(config: NemotronHConfig, kind: str) -> Module:
     )
 
 
+def _layer(config: NemotronHConfig, kind: str) -> Module:
+    return Module(children={"norm": rms_norm(config.hidden_size), "mixer": _mixer(config, kind)})
+
+
 def nemotron_h_model(config: NemotronHConfig) -> Node:
     """Layers of a norm and a mixer."""
     hidden = config.hidden_size
     return Module(
         children={
             "embeddings": token_embedding(config.vocab_size, hidden),
-            "layers": layer_stack(
-                config.kinds(),
-                lambda kind: Module(children={"norm": rms_norm(hidden), "mixer": _mixer(config, kind)}),
-            ),
+            "layers": layer_stack(config.kinds(), lambda kind: _layer(config, kind)),
             "norm_f": rms_norm(hidden),
         }
     )
+
+
+def _prediction(config: NemotronHConfig, raw: Mapping[str, Any]) -> Node:
+    """Layers of the kinds that a list or a pattern of their own names, in Nemotron-3 attention and experts."""
+    listed = stated_words(raw, "mtp_layers_block_type")
+    pattern = stated_words(raw, "mtp_hybrid_override_pattern")
+    names = [LETTERS.get(kind, LEGACY_KINDS.get(kind, kind)) for kind in listed or pattern or "*E"]
+    for kind in names:
+        require(kind in LETTERS.values(), "mtp_layers_block_type", f"expected a kind of layer, got {kind!r}")
+    layers: dict[str, Node] = {f"layers.{index}": _layer(config, kind) for index, kind in enumerate(names)}
+    norms = ("layers.0.enorm", "layers.0.hnorm", f"layers.{len(names) - 1}.final_layernorm")
+    joints = {"layers.0.eh_proj": 2 * config.hidden_size}
+    return prediction_module(layers, config.hidden_size, joints=joints, norms=norms)
 
 
 FAMILIES = (
@@ -185,5 +202,7 @@ FAMILIES = (
         nemotron_h_model,
         omit=("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
         heads=Heads(table="embeddings"),
+        prediction=Prediction(module=_prediction),
+        beside=router_biases(nemotron_h_model),
     ),
 )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import AliasChoices, Field
 
+from planner.families.beside import causal_masks, rotary_frequencies, stated, stated_whole
 from planner.families.blocks import layer_norm, layers, plain_mlp, token_embedding, with_children
-from planner.families.config import Dimension, LayerCount
+from planner.families.config import Dimension, LayerCount, require
 from planner.families.decoder import NO_SPANS, PRE_NORMS, Heads, decoder_family
 from planner.families.plain import PlainConfig, fused_self_attention
-from planner.nodes import Module, Node
+from planner.nodes import Module, Node, Stack
 from planner.numeric import Num
 
 QKV, OUT = "query_key_value", "dense"
@@ -116,6 +118,24 @@ def persimmon_model(config: PersimmonConfig) -> Node:
     )
 
 
+def _buffers(config: GPTNeoXConfig, raw: Mapping[str, Any]) -> Node:
+    """A mask as large as the context, and frequencies of the share of a head that is rotated."""
+    positions = stated_whole(raw, "max_position_embeddings", 2048)
+    share = stated(raw, "rotary_pct")
+    require(share is None or isinstance(share, (int, float)), "rotary_pct", f"expected a share, got {share!r}")
+    rotated = int(config.head_width * (0.25 if share is None else share))
+    return Module(
+        children={
+            "layers": Stack(
+                parts=(
+                    causal_masks(config.num_hidden_layers, positions),
+                    rotary_frequencies(config.num_hidden_layers, rotated),
+                )
+            )
+        }
+    )
+
+
 FAMILIES = (
     decoder_family(
         "gpt_neox",
@@ -123,6 +143,7 @@ FAMILIES = (
         GPTNeoXConfig,
         gpt_neox_model,
         heads=Heads(base="gpt_neox", table="embed_in", label_head="classifier"),
+        beside=_buffers,
     ),
     decoder_family(
         "bloom",

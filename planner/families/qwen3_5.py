@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from operator import attrgetter
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, Field
 
 from planner.families.blocks import gated_mlp
 from planner.families.config import Count, Dimension, LayerCount, require
 from planner.families.decoder import Heads, decoder_classes
-from planner.families.family import Builder, Family
+from planner.families.family import Builder, Family, Prediction
 from planner.families.moe import check_top_k, gated_shared_expert, routed_mlp
-from planner.families.qwen3_next import DeltaNetConfig, delta_net_model
+from planner.families.qwen3_next import DeltaNetConfig, delta_net_model, delta_net_prediction
 from planner.families.qwen_vl import Qwen3VLVisionConfig, QwenVLConfig, image_text_family, qwen3_vision
 from planner.nodes import Node
 from planner.numeric import Num
@@ -93,22 +93,21 @@ def _model(config: Qwen35TextConfig, mlp: Node) -> Node:
     return delta_net_model(config, _projections(config), ["mlp"] * config.num_hidden_layers, {"mlp": mlp})
 
 
-def qwen3_5_text_model(config: Qwen35TextConfig) -> Node:
-    """Delta nets and attention, each with an MLP."""
-    return _model(config, gated_mlp(config.hidden_size, config.intermediate_size))
-
-
-def qwen3_5_moe_text_model(config: Qwen35MoeTextConfig) -> Node:
-    """Delta nets and attention, each with experts."""
-    hidden = config.hidden_size
-    experts = routed_mlp(
-        hidden_size=hidden,
+def _mlp(config: Qwen35TextConfig) -> Node:
+    if not isinstance(config, Qwen35MoeTextConfig):
+        return gated_mlp(config.hidden_size, config.intermediate_size)
+    return routed_mlp(
+        hidden_size=config.hidden_size,
         num_experts=config.num_experts,
         top_k=config.num_experts_per_tok,
         intermediate_size=config.moe_intermediate_size,
-        shared=gated_shared_expert(hidden, config.shared_expert_intermediate_size),
+        shared=gated_shared_expert(config.hidden_size, config.shared_expert_intermediate_size),
     )
-    return _model(config, experts)
+
+
+def qwen3_5_text_model(config: Qwen35TextConfig) -> Node:
+    """Delta nets and attention, each with an MLP or with experts."""
+    return _model(config, _mlp(config))
 
 
 def _text_classes(prefix: str, model: Builder) -> Mapping[str, Builder]:
@@ -128,25 +127,42 @@ def _with_labels(found: Family, prefix: str) -> Family:
     return replace(found, classes={**found.classes, **labels})
 
 
+def _text_prediction(config: Qwen35TextConfig, _: Mapping[str, Any]) -> Node:
+    return delta_net_prediction(config, _mlp(config))
+
+
+def _with_prediction(found: Family) -> Family:
+    """The family of a whole whose decoder's config has the modules."""
+    module = Prediction(module=lambda config, raw: _text_prediction(config.text_config, raw), count_keys=COUNT_KEYS)
+    return replace(found, prediction=module)
+
+
+COUNT_KEYS = ("mtp_num_hidden_layers",)
+TEXT_PREDICTION = Prediction(module=_text_prediction, count_keys=COUNT_KEYS)
+
 DENSE_TEXT = _text_classes("Qwen3_5", qwen3_5_text_model)
 LABELS = decoder_classes("Qwen3_5", qwen3_5_text_model)["Qwen3_5ForSequenceClassification"]
 
 FAMILIES = (
-    _with_labels(
-        image_text_family("qwen3_5", "Qwen3_5", Qwen35Config, qwen3_vision, qwen3_5_text_model),
-        "Qwen3_5",
+    _with_prediction(
+        _with_labels(
+            image_text_family("qwen3_5", "Qwen3_5", Qwen35Config, qwen3_vision, qwen3_5_text_model),
+            "Qwen3_5",
+        )
     ),
-    image_text_family("qwen3_5_moe", "Qwen3_5Moe", Qwen35MoeConfig, qwen3_vision, qwen3_5_moe_text_model),
+    _with_prediction(image_text_family("qwen3_5_moe", "Qwen3_5Moe", Qwen35MoeConfig, qwen3_vision, qwen3_5_text_model)),
     Family(
         model_type="qwen3_5_text",
         config=Qwen35TextConfig,
         classes={**DENSE_TEXT, "Qwen3_5TextForSequenceClassification": LABELS},
         default_class="Qwen3_5ForCausalLM",
+        prediction=TEXT_PREDICTION,
     ),
     Family(
         model_type="qwen3_5_moe_text",
         config=Qwen35MoeTextConfig,
-        classes=_text_classes("Qwen3_5Moe", qwen3_5_moe_text_model),
+        classes=_text_classes("Qwen3_5Moe", qwen3_5_text_model),
         default_class="Qwen3_5MoeForCausalLM",
+        prediction=TEXT_PREDICTION,
     ),
 )

@@ -6,13 +6,15 @@ FLOPs of the recurrence: those of the gated delta rule, 7 for a token and a numb
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import AliasChoices, Field
 
+from planner.families.beside import prediction_module
 from planner.families.blocks import attention, gated_mlp, layer_stack, linear, rms_norm, with_children
 from planner.families.config import Count, Dimension, LayerCount, require, require_divides
 from planner.families.decoder import FULL, PRE_NORMS, AttentionBiasConfig, block_with_norms, decoder, decoder_family
+from planner.families.family import Prediction
 from planner.families.moe import LayerList, check_top_k, gated_shared_expert, routed_mlp
 from planner.families.recurrence import LINEAR, Kinds, causal_convolution
 from planner.formulas.flops import GATED_DELTA_RULE_FLOPS
@@ -181,25 +183,52 @@ def delta_net_model(
     return decoder(config, layer_stack(list(zip(config.kinds(), mlp_kinds, strict=True)), block))
 
 
+def delta_net_prediction(config: DeltaNetConfig, mlp: Node) -> Node:
+    """Module that predicts one token further: a layer with attention."""
+    block = block_with_norms(gated_attention(config), mlp, rms_norm(config.hidden_size))
+    return prediction_module(
+        {"layers.0": block},
+        config.hidden_size,
+        joints={"fc": 2 * config.hidden_size},
+        norms=("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"),
+    )
+
+
+def _experts(config: Qwen3NextConfig) -> Node:
+    return routed_mlp(
+        hidden_size=config.hidden_size,
+        num_experts=config.num_experts,
+        top_k=config.num_experts_per_tok,
+        intermediate_size=config.moe_intermediate_size,
+        shared=gated_shared_expert(config.hidden_size, config.shared_expert_intermediate_size),
+    )
+
+
 def qwen3_next_model(config: Qwen3NextConfig) -> Node:
     """Delta nets and attention, each with experts or a dense MLP."""
-    hidden = config.hidden_size
     projections = {
         "in_proj_qkvz": 2 * config.key_width + 2 * config.value_width,
         "in_proj_ba": 2 * config.linear_num_value_heads,
     }
     routed = [config.has_experts(layer) for layer in range(config.num_hidden_layers)]
     mlps: dict[bool, Node] = {
-        False: gated_mlp(hidden, config.intermediate_size),
-        True: routed_mlp(
-            hidden_size=hidden,
-            num_experts=config.num_experts,
-            top_k=config.num_experts_per_tok,
-            intermediate_size=config.moe_intermediate_size,
-            shared=gated_shared_expert(hidden, config.shared_expert_intermediate_size),
-        ),
+        False: gated_mlp(config.hidden_size, config.intermediate_size),
+        True: _experts(config),
     }
     return delta_net_model(config, projections, routed, mlps)
 
 
-FAMILIES = (decoder_family("qwen3_next", "Qwen3Next", Qwen3NextConfig, qwen3_next_model),)
+def _prediction(config: Qwen3NextConfig, _: Mapping[str, Any]) -> Node:
+    return delta_net_prediction(config, _experts(config))
+
+
+FAMILIES = (
+    decoder_family(
+        "qwen3_next",
+        "Qwen3Next",
+        Qwen3NextConfig,
+        qwen3_next_model,
+        # Released with one, which its config does not mention.
+        prediction=Prediction(module=_prediction, unless_stated=1),
+    ),
+)

@@ -27,7 +27,7 @@ from planner.families.decoder import (
     self_attention,
 )
 from planner.families.family import Family
-from planner.families.llama import llama_model
+from planner.families.llama import frequencies, llama_model
 from planner.nodes import Module, Node
 from planner.numeric import Num, divides, exact_quotient
 
@@ -242,5 +242,5 @@ FAMILIES = (
         heads=Heads(table="tok_embeddings", lm_head="output"),
     ),
     decoder_family("orion", "Orion", OrionConfig, orion_model, omit=ONLY_SEQUENCES),
-    decoder_family("phi3small", "Phi3Small", Phi3SmallConfig, phi3small_model, omit=NO_SPANS),
+    decoder_family("phi3small", "Phi3Small", Phi3SmallConfig, phi3small_model, omit=NO_SPANS, beside=frequencies),
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import AliasChoices, Field
 
+from planner.families.beside import prediction_module, router_biases
 from planner.families.blocks import gated_mlp, layer_stack, layers, linear, rms_norm, with_children
 from planner.families.config import Count, Dimension, LayerCount, require_divides
 from planner.families.decoder import (
@@ -24,6 +25,7 @@ from planner.families.decoder import (
     pre_norm_block,
     self_attention,
 )
+from planner.families.family import Prediction
 from planner.families.moe import (
     DENSE,
     SPARSE,
@@ -458,9 +460,31 @@ def ernie4_5_moe_model(config: Ernie45MoeConfig) -> Node:
     )
 
 
+def _glm4_prediction(config: Glm4MoeConfig, _: Mapping[str, Any]) -> Node:
+    """A layer with experts, and in GLM-4.5 tables of its own."""
+    attention = self_attention(config, None, qk_norm=config.use_qk_norm)
+    block = pre_norm_block(config.hidden_size, attention, shared_experts_mlp(config))
+    return prediction_module(block.children, config.hidden_size, vocab_size=config.vocab_size)
+
+
+def _ernie_prediction(config: Ernie45MoeConfig, _: Mapping[str, Any]) -> Node:
+    """A dense layer behind two norms; the last norm is the model's."""
+    hidden = config.hidden_size
+    block = pre_norm_block(hidden, self_attention(config, None), _dense(config))
+    norms = ("mtp_emb_norm.0", "mtp_hidden_norm.0")
+    return prediction_module({"mtp_block.0": block}, hidden, joints={"mtp_linear_proj.0": 2 * hidden}, norms=norms)
+
+
 FAMILIES = (
     decoder_family("afmoe", "Afmoe", AfmoeConfig, afmoe_model, omit=NO_LABELS),
-    decoder_family("dots1", "Dots1", Dots1Config, dots1_model, omit=NO_LABELS),
+    decoder_family(
+        "dots1",
+        "Dots1",
+        Dots1Config,
+        dots1_model,
+        omit=NO_LABELS,
+        beside=router_biases(dots1_model),
+    ),
     decoder_family(
         "ernie4_5_moe",
         "Ernie4_5_Moe",
@@ -468,11 +492,55 @@ FAMILIES = (
         ernie4_5_moe_model,
         omit=NO_LABELS,
         heads=Heads(lm_bias=lambda config: config.use_bias),
+        prediction=Prediction(module=_ernie_prediction),
     ),
-    decoder_family("exaone_moe", "ExaoneMoe", ExaoneMoeConfig, dots1_model, omit=NO_LABELS),
-    decoder_family("glm4_moe", "Glm4Moe", Glm4MoeConfig, glm4_moe_model, omit=NO_LABELS),
-    decoder_family("hy_v3", "HYV3", HyV3Config, hy_v3_model, omit=NO_LABELS),
-    decoder_family("mimo_v2_flash", "MiMoV2Flash", MimoConfig, mimo_model, omit=NO_LABELS),
-    decoder_family("sarvam_moe", "Glm4Moe", SarvamMoeConfig, glm4_moe_model, omit=NO_LABELS),
-    decoder_family("solar_open", "SolarOpen", SolarOpenConfig, solar_open_model, omit=NO_LABELS),
+    decoder_family(
+        "exaone_moe",
+        "ExaoneMoe",
+        ExaoneMoeConfig,
+        dots1_model,
+        omit=NO_LABELS,
+        beside=router_biases(dots1_model),
+    ),
+    decoder_family(
+        "glm4_moe",
+        "Glm4Moe",
+        Glm4MoeConfig,
+        glm4_moe_model,
+        omit=NO_LABELS,
+        prediction=Prediction(module=_glm4_prediction),
+        beside=router_biases(glm4_moe_model),
+    ),
+    decoder_family(
+        "hy_v3",
+        "HYV3",
+        HyV3Config,
+        hy_v3_model,
+        omit=NO_LABELS,
+        beside=router_biases(hy_v3_model),
+    ),
+    decoder_family(
+        "mimo_v2_flash",
+        "MiMoV2Flash",
+        MimoConfig,
+        mimo_model,
+        omit=NO_LABELS,
+        beside=router_biases(mimo_model),
+    ),
+    decoder_family(
+        "sarvam_moe",
+        "Glm4Moe",
+        SarvamMoeConfig,
+        glm4_moe_model,
+        omit=NO_LABELS,
+        beside=router_biases(glm4_moe_model),
+    ),
+    decoder_family(
+        "solar_open",
+        "SolarOpen",
+        SolarOpenConfig,
+        solar_open_model,
+        omit=NO_LABELS,
+        beside=router_biases(solar_open_model),
+    ),
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import AliasChoices, Field
 
+from planner.families.beside import NOTHING, UNUSED_TENSORS, tensor
 from planner.families.blocks import linear, output_head, rms_norm, token_embedding
 from planner.families.config import Dimension, LayerCount, ModelConfig, require
 from planner.families.family import Builder, Family
@@ -169,12 +171,24 @@ def _classes(prefix: str) -> Mapping[str, Builder]:
     }
 
 
+CROSS_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+
+
+def _unused(config: T5Config, _: Mapping[str, Any]) -> Node:
+    """Relative positions between a decoder's token and the encoder's, which the first release stored."""
+    if config.gated:
+        return NOTHING
+    table = tensor(UNUSED_TENSORS, config.relative_attention_num_buckets, config.num_heads)
+    return Module(children={CROSS_BIAS: table})
+
+
 FAMILIES = tuple(
     Family(
         model_type=model_type,
         config=kind,
         classes=_classes(prefix),
         default_class=f"{prefix}ForConditionalGeneration",
+        beside=_unused if model_type == "t5" else None,
     )
     for model_type, prefix, kind in (("t5", "T5", T5Config), ("mt5", "MT5", MT5Config))
 )

@@ -80,7 +80,9 @@ def build(
         config = _config(kind, raw, origin)
     options: dict[str, Any] = {"dtype": dtype}
     if attention is not None:
-        options["attn_implementation"] = attention
+        # A tower of sound attends within chunks, for which transformers has no kernel.
+        hears = getattr(config, "audio_config", None) is not None
+        options["attn_implementation"] = {"": attention, "audio_config": "eager"} if hears else attention
     if experts is not None:
         # A class made of models takes no such option where only its decoder has experts.
         chooses = kind._can_set_experts_implementation()  # noqa: SLF001 - how the class itself asks
@@ -91,7 +93,7 @@ def build(
         torch.manual_seed(SEED)
         try:
             built: Any = kind._from_config(config, **options)  # noqa: SLF001 - AutoModel's own way to a class
-        except (TypeError, ValueError, AttributeError, ImportError, RuntimeError) as error:
+        except (TypeError, ValueError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
             raise UnsupportedError(f"transformers cannot build {class_name}: {error}", file=origin) from error
     if fake:
         # tied by the initialization that was left out

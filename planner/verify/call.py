@@ -173,7 +173,7 @@ class _Maker:
         batch, tokens = int(step.batch_size), int(step.sequence_length)
         if self._model.main_input_name == "pixel_values":
             return {"pixel_values": self._pixels(batch)}, {}
-        if "input_features" in self._takes:
+        if self._reads_sound():
             text = {"decoder_input_ids": self._ids(batch, tokens)} if "decoder_input_ids" in self._takes else {}
             return {"input_features": self._sound(batch), **text}, {}
         if "decoder_input_ids" in self._takes:
@@ -226,6 +226,10 @@ class _Maker:
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         return self._random(batch, config.num_channels, height, width)
 
+    def _reads_sound(self) -> bool:
+        """Sound in place of text, and not beside it, as in models that need neither."""
+        return "input_features" in self._takes and hasattr(self._config, "num_mel_bins")
+
     def _sound(self, batch: int) -> Tensor:
         """Whisper's encoder takes sound of one length, at two frames a position."""
         return self._random(batch, self._config.num_mel_bins, 2 * self._config.max_source_positions)
@@ -252,7 +256,7 @@ class _Maker:
         with torch.no_grad(), _no_padding(trunk.config):
             caches = {keyword: EncoderDecoderCache(own, source), "use_cache": True} if encoded else {keyword: own}
             trunk(**arguments, **known, **caches)
-        length = self._config.max_source_positions if "input_features" in self._takes else int(step.source)
+        length = self._config.max_source_positions if self._reads_sound() else int(step.source)
         tensors = [*self._stretched(own, few, int(step.past)), *self._stretched(source, few, length)]
         if encoded:
             width = getattr(self._config, "encoder", self._config).hidden_size

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.errors import UnknownNameError, UnsupportedError, near_miss
+from planner.families import MODEL_TYPES, family
 from planner.families.composed import ImageTextConfig
+from planner.families.config import ModelConfig
 from planner.models import BUILDER, Model
 from planner.nodes import Experts, walk
+from planner.real.build import real_class as class_of
 
 DEVICES = ("meta", "cpu", "cuda")
 ATTENTION = ("eager", "sdpa")
@@ -66,7 +69,7 @@ def implementations(
     """
     check_choice("attention", attention, (*ATTENTION, ALL))
     check_choice("experts", experts, (*EXPERTS, ALL, AUTO))
-    no_sdpa = None if real_class._supports_sdpa else f"{model.class_name} of transformers has no sdpa attention"  # noqa: SLF001
+    no_sdpa = _without_sdpa(model, real_class)
     no_loop = NOT_ON_META if device == "meta" else None
     attentions, skipped = _choose("attention", attention, ATTENTION, {"sdpa": no_sdpa})
     chooses = _chooses_experts(model, real_class)
@@ -91,9 +94,23 @@ def implementations(
 
 def usual(model: Model, real_class: Any, *, device: str = "meta") -> Implementation:
     """The one that transformers would choose itself: sdpa where the class has it, and experts in groups."""
-    attention = "sdpa" if real_class._supports_sdpa else "eager"  # noqa: SLF001 - how the class itself asks
+    attention = "eager" if _without_sdpa(model, real_class) else "sdpa"
     chosen, _ = implementations(model, real_class, device=device, attention=attention, experts=AUTO)
     return chosen[0]
+
+
+def _without_sdpa(model: Model, kind: Any) -> str | None:
+    """Why a model cannot run fused attention: its class has none, or that of a model which it is made of."""
+    parts = (getattr(model.config, name) for name in type(model.config).model_fields)
+    types = [part.model_type for part in parts if isinstance(part, ModelConfig) and part.model_type in MODEL_TYPES]
+    for name, found in ((model.class_name, kind), *((name, class_of(name)) for name in map(_usual_class, types))):
+        if not found._supports_sdpa:  # noqa: SLF001 - how the class itself asks
+            return f"{name} of transformers has no sdpa attention"
+    return None
+
+
+def _usual_class(model_type: str) -> str:
+    return family(model_type).default_class
 
 
 def _chooses_experts(model: Model, real_class: Any) -> bool:

@@ -20,7 +20,11 @@ from planner.sources import ConfigSource
 from planner.verify.choices import usual
 from planner.verify.result import Verification
 from planner.verify.run import verify
+from planner.verify.scans import has_scans
 from planner.workload import Step
+
+RECURRENT_TOKENS = 16
+"""At most so many for a model with recurrences: a trace of them has every token's operators in every layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +126,12 @@ def _outcome(entry: CatalogModel, step: Step, device: str) -> Outcome:
 
 
 def _askable(model: Model, step: Step) -> Step:
-    """The step with an image for a class that runs on none without."""
-    needs_image = isinstance(model.config, ComposedConfig) and not isinstance(model.config, ImageTextConfig)
-    return replace(step, images=max(1, step.images)) if needs_image else step
+    """The step with an image for a class that runs on none without, and short where tokens run one by one."""
+    if isinstance(model.config, ComposedConfig) and not isinstance(model.config, ImageTextConfig):
+        step = replace(step, images=max(1, step.images))
+    if has_scans(model.tree):
+        step = replace(step, sequence_length=min(step.sequence_length, RECURRENT_TOKENS))
+    return step
 
 
 def _forget(device: str) -> None:

@@ -101,9 +101,18 @@ def images_of(real: Any, config: ModelConfig, step: Step, takes: frozenset[str],
         )
     if "image_grid_thw" in takes:
         return _grid(real, config, step, count, tokens, random)
+    if hasattr(getattr(config, "vision_config", None), "pooling_kernel_size"):
+        return _pooled(config, count, tokens, random)
     if "aspect_ratio_ids" in takes:
         return _tiles(config, step, tokens, random, known)
-    return Images(inputs={"pixel_values": _squares(config, count, random)}, tokens=tokens)
+    pixels = _squares(config, count, random)
+    if "pixel_attention_mask" in takes:
+        pixels = pixels.reshape(int(step.batch_size), int(step.images), *pixels.shape[1:])
+    known = {}
+    if any(type(module).__name__ == "PixtralVisionModel" for module in real.modules()):
+        # its tower takes images of any shape, padded to the largest
+        known["image_sizes"] = torch.tensor([pixels.shape[-2:]] * count, device="cpu")
+    return Images(inputs={"pixel_values": pixels}, known=known, tokens=tokens)
 
 
 def _mend(real: Any) -> None:
@@ -136,6 +145,19 @@ def _tiles(config: Any, step: Step, tokens: int, random: Random, known: dict[str
         "aspect_ratio_mask": torch.ones(*batch, tower.max_num_tiles, dtype=torch.long, device=tiles.device),
     }
     return Images(inputs={"pixel_values": tiles}, known=known, tokens=tokens)
+
+
+def _pooled(config: Any, count: int, tokens: int, random: Random) -> Images:
+    """Patches of images as wide as their tokens in a row, with the place of each."""
+    tower, side = config.vision_config, int(config.vision_config.pooling_kernel_size)
+    columns = side * int(config.image_tokens)
+    pixels = random(count, side * columns, 3 * tower.patch_size**2)
+    places = torch.cartesian_prod(torch.arange(columns), torch.arange(side)).to(pixels.device)
+    return Images(
+        inputs={"pixel_values": pixels},
+        known={"image_position_ids": places.expand(count, -1, -1)},
+        tokens=tokens,
+    )
 
 
 def _grid(real: Any, config: Any, step: Step, count: int, tokens: int, random: Random) -> Images:

@@ -83,6 +83,61 @@ def test_the_derivation_as_json() -> None:
     assert "popular_article" not in other
 
 
+def test_a_published_total_is_explained_term_by_term() -> None:
+    # 671,026,404,352 + 13,463,426,048 of the module and its tables + 59 * 256 biases
+    text = _run("deepseek-ai/DeepSeek-R1", "--checkpoint")
+    assert [line.split()[:2] for line in text.split("what a checkpoint of")[1].splitlines()[4:10]] == [
+        ["DeepseekV3ForCausalLM", "671,026,404,352"],
+        ["mtp", "11,610,067,968"],
+        ["mtp_tables", "1,853,358,080"],
+        ["router_biases", "15,104"],
+        ["sum", "684,489,845,504"],
+        ["published", "684,489,845,504"],
+    ]
+    assert "HF hub safetensors total of deepseek-ai/DeepSeek-R1" in text
+    assert "not explained" not in text
+    assert "3,416" in _run("moonshotai/Kimi-K2-Instruct", "--checkpoint").split("not explained")[1]
+
+
+def test_what_a_total_leaves_out_is_a_note() -> None:
+    assert "not in this total, but a checkpoint may hold it: causal_masks, 12,582,912" in _run("gpt2", "--checkpoint")
+
+
+def test_what_a_checkpoint_may_hold_where_no_total_is_known(tmp_path: Path) -> None:
+    config = {"model_type": "glm4_moe", "num_nextn_predict_layers": 1, "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    text = _run(str(tmp_path), "--checkpoint")
+    assert "no published total of this config is known" in text
+    for term in ("tied_head_twice", "mtp", "mtp_tables", "router_biases"):
+        assert f"may hold: {term} " in text
+
+
+def test_a_checkpoint_as_json_leaves_the_total_of_the_class_alone() -> None:
+    (plain,) = json.loads(_run("zai-org/GLM-4.6", "--format", "json"))
+    (record,) = json.loads(_run("zai-org/GLM-4.6", "--checkpoint", "--format", "json"))
+    checkpoint = record.pop("checkpoint")
+    assert record == plain
+    assert checkpoint["total"] == record["total"]
+    assert [term["term"] for term in checkpoint["terms"]] == ["mtp", "router_biases"]
+    assert checkpoint["total"] + sum(term["parameters"] for term in checkpoint["terms"]) == checkpoint["sum"]
+    assert (checkpoint["published_total"], checkpoint["unexplained"]) == (checkpoint["sum"], 0)
+    assert [term["term"] for term in checkpoint["may_also_hold"]] == ["mtp_tables"]
+
+
+def test_a_checkpoint_as_csv_has_a_row_a_term() -> None:
+    text = _run("bert-base-uncased", "tiiuae/falcon-40b", "--checkpoint", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["model"], row["term"], row["parameters"]) for row in rows] == [
+        ("bert-base-uncased", "BertModel", "109482240"),
+        ("bert-base-uncased", "sum", "109482240"),
+        ("bert-base-uncased", "published", "109482240"),
+        ("tiiuae/falcon-40b", "FalconForCausalLM", "41303293952"),
+        ("tiiuae/falcon-40b", "tied_head_twice", "532676608"),
+        ("tiiuae/falcon-40b", "sum", "41835970560"),
+        ("tiiuae/falcon-40b", "published", "41835970560"),
+    ]
+
+
 def test_an_unread_key_is_said_on_stderr(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "llama", "num_experts": 8}))

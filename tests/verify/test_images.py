@@ -18,9 +18,12 @@ pytestmark = pytest.mark.slow
 
 TWO_TOWERS = ("clip", "siglip")
 BESIDE_TEXT = (
-    *("gemma3", "llama4", "llava", "minimax_m3_vl", "mllama", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"),
-    "vipllava",
+    *("gemma3", "gemma4", "idefics3", "llama4", "llava", "minimax_m3_vl", "mllama", "paligemma"),
+    *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm", "vipllava"),
 )
+
+ASKS_FOR_VALUES = ("gemma4", "idefics3", "minimax_m3_vl", "smolvlm")
+"""Their shapes depend on where the tokens of images are, or which images are not empty."""
 
 SMALL_IMAGES: dict[str, dict[str, Any]] = {
     "minimax_m3_vl": {"image_token_index": 92, "video_token_index": 93},
@@ -46,13 +49,16 @@ def test_two_images_a_sample_forward_and_backward(tiny_model: TinyModel, model_t
     assert all(result.witness.backward is not None for result in results)
 
 
-@pytest.mark.parametrize("model_type", [*TWO_TOWERS, *(name for name in BESIDE_TEXT if name != "minimax_m3_vl")])
+@pytest.mark.parametrize("model_type", [*TWO_TOWERS, *(name for name in BESIDE_TEXT if name not in ASKS_FOR_VALUES)])
 def test_an_image_on_meta(tiny_model: TinyModel, model_type: str) -> None:
     assert_exact(verify(tiny_model(model_type), step=Step(sequence_length=24, images=1)))
 
 
-def test_a_class_that_looks_for_the_places_of_images_says_that_meta_has_none(tiny_model: TinyModel) -> None:
-    model = with_images(tiny_model, "minimax_m3_vl")
+@pytest.mark.parametrize("model_type", ASKS_FOR_VALUES)
+def test_a_class_that_looks_for_the_places_of_images_says_that_meta_has_none(
+    tiny_model: TinyModel, model_type: str
+) -> None:
+    model = with_images(tiny_model, model_type)
     with pytest.raises(UnsupportedError, match=r"cannot run so on meta.*--device cpu"):
         verify(model, step=Step(sequence_length=24, images=1))
 
