@@ -104,7 +104,7 @@ def test_what_a_total_leaves_out_is_a_note() -> None:
 
 
 def test_what_a_checkpoint_may_hold_where_no_total_is_known(tmp_path: Path) -> None:
-    config = {"model_type": "glm4_moe", "num_nextn_predict_layers": 1, "tie_word_embeddings": True}
+    config = {"model_type": "glm4_moe", "head_dim": 128, "num_nextn_predict_layers": 1, "tie_word_embeddings": True}
     (tmp_path / "config.json").write_text(json.dumps(config))
     text = _run(str(tmp_path), "--checkpoint")
     assert "no published total of this config is known" in text

@@ -130,3 +130,13 @@ def test_a_text_too_short_for_its_images_is_refused(tiny_model: TinyModel) -> No
 def test_a_model_that_compares_texts_with_images_needs_an_image(tiny_model: TinyModel, model_type: str) -> None:
     with pytest.raises(UnsupportedError, match="needs an image"):
         verify(tiny_model(model_type), step=Step(sequence_length=7))
+
+
+@pytest.mark.parametrize("model_type", ["mistral3", "qwen3_5"])
+def test_one_image_through_a_tower_that_another_family_brings(tiny_model: TinyModel, model_type: str) -> None:
+    """More than one image is more in Pixtral: its class masks them within one sequence, where the tree has several."""
+    # rotary positions in two directions want heads whose width is a multiple of 4
+    heads = {"num_attention_heads": 5} if model_type == "mistral3" else {"image_size": 32, "num_heads": 5}
+    tower = {**tiny_model(model_type).raw["vision_config"], **heads}
+    model = tiny_model(model_type, vision_config=tower, image_token_id=92, video_token_id=93)
+    assert_exact(verify(model, step=Step(sequence_length=24, images=1), device="cpu", attention="eager"))

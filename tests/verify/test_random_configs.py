@@ -78,9 +78,13 @@ def test_a_drawn_shape_has_the_tensors_of_the_real_class(
     experts = "grouped_mm" if any(not leaf.visits_all for leaf in routed) else None
     try:
         real = build(model, Implementation("eager", experts), dtype=torch.bfloat16, device="meta")
-    except UnsupportedError:
-        # Rotations want even heads, for example, which decide no shape and so are no business of the planner.
-        return
+    except UnsupportedError as refusal:
+        # Two demands of transformers that shape no tensor, and so are no business of the planner.
+        if any(
+            demand in str(refusal) for demand in ("even rotary dim", "is not a multiple of the number of attention")
+        ):
+            return
+        raise
     expected = expected_shapes(model.tree)
     actual = actual_shapes(real, [name for name, _ in expected])
     assert [str(difference) for difference in shape_differences(expected, actual)] == []
