@@ -159,8 +159,9 @@ def test_the_past_of_an_encoder_is_refused() -> None:
 
 @pytest.mark.parametrize("field", ["batch_size", "sequence_length", "past", "images", "source_length"])
 def test_a_step_of_nothing_is_refused(field: str) -> None:
+    broken: dict[str, Any] = {field: -1}
     with pytest.raises(PlannerError, match=f"{field}: must be at least"):
-        Step(**{field: -1})
+        Step(**broken)
 
 
 def test_more_tokens_than_positions_is_said() -> None:

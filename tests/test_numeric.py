@@ -28,7 +28,7 @@ def test_ceil_div_is_exact_beyond_what_floats_hold() -> None:
 def test_columns_go_element_by_element() -> None:
     assert maximum(COLUMN, 5).tolist() == [5, 5, 9]  # type: ignore[union-attr]
     assert minimum(COLUMN, 5).tolist() == [1, 5, 5]  # type: ignore[union-attr]
-    assert where(COLUMN > 4, 1, 0).tolist() == [0, 1, 1]  # type: ignore[union-attr, operator]
+    assert where(COLUMN > 4, 1, 0).tolist() == [0, 1, 1]  # type: ignore[union-attr]
     assert ceil_div(COLUMN, 2).tolist() == [1, 3, 5]  # type: ignore[union-attr]
 
 
