@@ -126,12 +126,19 @@ def _outcome(entry: CatalogModel, step: Step, device: str) -> Outcome:
 
 
 def _askable(model: Model, step: Step) -> Step:
-    """The step with an image for a class that runs on none without, and short where tokens run one by one."""
-    if isinstance(model.config, ComposedConfig) and not isinstance(model.config, ImageTextConfig):
+    """The step with what a class cannot do without, and no longer than it can be.
+
+    A class that compares texts with images needs an image, and takes short texts only. Tokens of recurrences run one by
+    one.
+    """
+    config, tokens = model.config, step.sequence_length
+    if isinstance(config, ComposedConfig) and not isinstance(config, ImageTextConfig):
+        text = getattr(config, "text_config", None)
+        tokens = min(tokens, getattr(text, "max_position_embeddings", tokens))
         step = replace(step, images=max(1, step.images))
     if has_scans(model.tree):
-        step = replace(step, sequence_length=min(step.sequence_length, RECURRENT_TOKENS))
-    return step
+        tokens = min(tokens, RECURRENT_TOKENS)
+    return replace(step, sequence_length=tokens)
 
 
 def _forget(device: str) -> None:

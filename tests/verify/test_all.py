@@ -80,6 +80,15 @@ def test_recurrences_run_on_few_tokens(tiny_config: TinyConfig) -> None:
     assert outcome.result.step == Step(sequence_length=every.RECURRENT_TOKENS)
 
 
+def test_texts_beside_images_are_as_short_as_they_must_be(tiny_config: TinyConfig) -> None:
+    config = tiny_config("clip")
+    longest = int(config["text_config"]["max_position_embeddings"])
+    (outcome,) = verify_every([_entry("tiny/clip", config)], step=Step(sequence_length=longest + 1))
+    assert outcome.result is not None
+    assert outcome.result.exact
+    assert outcome.result.step == Step(sequence_length=longest, images=1)
+
+
 def test_a_model_that_breaks_does_not_end_the_others(
     tiny_catalog: tuple[CatalogModel, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
