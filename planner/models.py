@@ -125,7 +125,7 @@ def build_model(
         config=config,
         class_name=chosen,
         method=BUILDER,
-        assumptions=(*_class_assumption(raw, chosen, class_name), *assumptions),
+        assumptions=(*_class_assumption(raw, chosen, class_name), *filter(None, [known.note]), *assumptions),
     )
 
 

@@ -57,6 +57,8 @@ class Family:
     beside : StoredBuilder, optional
         Tree of other tensors that its checkpoints may hold and its classes do not count; the bucket of each is one of
         the kinds of `planner.checkpoint`.
+    note : str, optional
+        What every count of it takes for granted.
     """
 
     model_type: str
@@ -66,3 +68,4 @@ class Family:
     composed: str | None = None
     prediction: Prediction | None = None
     beside: StoredBuilder | None = None
+    note: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import AliasChoices, Field
@@ -88,13 +89,21 @@ def longcat_flash_model(config: LongcatFlashConfig) -> Node:
     return decoder(config, layers(block, config.num_layers))
 
 
+NOTE = (
+    "experts that do nothing hold no weights, as in the checkpoint; the class of transformers keeps an unused "
+    "gate and up matrix for each of them"
+)
+
 FAMILIES = (
-    decoder_family(
-        "longcat_flash",
-        "LongcatFlash",
-        LongcatFlashConfig,
-        longcat_flash_model,
-        omit=NO_LABELS,
-        beside=router_biases(longcat_flash_model),
+    replace(
+        decoder_family(
+            "longcat_flash",
+            "LongcatFlash",
+            LongcatFlashConfig,
+            longcat_flash_model,
+            omit=NO_LABELS,
+            beside=router_biases(longcat_flash_model),
+        ),
+        note=NOTE,
     ),
 )

@@ -193,3 +193,8 @@ def test_null_is_not_stated(model_type: str) -> None:
     raw: dict[str, Any] = dict.fromkeys(kind.model_fields) | NEEDED.get(model_type, {})
     config, _ = read_config(kind, {**raw, "model_type": model_type})
     assert json.loads(config.model_dump_json())
+
+
+def test_what_a_family_takes_for_granted_is_said() -> None:
+    built = build_model(ConfigSource(name="test", raw={"model_type": "longcat_flash"}, origin="config.json"))
+    assert any(line.startswith("experts that do nothing hold no weights") for line in built.assumptions)
