@@ -9,21 +9,25 @@ from typing import assert_never
 from planner.counts import count
 from planner.errors import UnsupportedError
 from planner.formulas.flops import (
-    FORWARD_FLOPS_PER_PARAMETER,
-    TRAINING_FLOPS_PER_PARAMETER,
     attention_flops,
-    banded_pairs,
-    chunked_pairs,
     fused_attention_backward_flops,
     halved_attention_flops,
     linear_flops,
-    masked_pairs,
-    palm_attention_flops,
-    parameter_flops,
-    pooled_pairs,
     recurrence_flops,
 )
+from planner.formulas.pairs import (
+    banded_pairs,
+    chunked_pairs,
+    masked_pairs,
+    pooled_pairs,
+)
 from planner.formulas.parameters import numel
+from planner.formulas.rules import (
+    FORWARD_FLOPS_PER_PARAMETER,
+    TRAINING_FLOPS_PER_PARAMETER,
+    palm_attention_flops,
+    parameter_flops,
+)
 from planner.nodes import (
     SOURCE,
     TOKENS,

@@ -9,7 +9,7 @@ import pytest
 from planner.catalog import read_text
 from planner.compute import Compute, compute
 from planner.counts import count
-from planner.formulas.flops import (
+from planner.formulas.rules import (
     chinchilla_layer_flops,
     chinchilla_table_flops,
     kaplan_forward_flops,

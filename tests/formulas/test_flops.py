@@ -6,10 +6,14 @@ from planner.formulas.flops import (
     fused_attention_backward_flops,
     halved_attention_flops,
     linear_flops,
+)
+from planner.formulas.pairs import (
     masked_pairs,
+    pooled_pairs,
+)
+from planner.formulas.rules import (
     palm_attention_flops,
     parameter_flops,
-    pooled_pairs,
 )
 
 
