@@ -358,9 +358,9 @@ class Row:
     def real_paths(self) -> Iterator[str]:
         """Path of each copy in the torch model, such as ``model.layers.3.self_attn.q_proj``."""
         paths = [""]
-        for part, indices in zip(self.path.split("*"), (*self.indices, ()), strict=True):
+        for part, indices in zip(self.path.split("*"), (*self.indices, None), strict=True):
             paths = [prefix + part for prefix in paths]
-            if indices:
+            if indices is not None:
                 paths = [f"{prefix}{index}" for prefix in paths for index in indices]
         yield from paths
 

@@ -35,6 +35,11 @@ def test_nested_repeats_multiply() -> None:
     assert list(row.real_paths()) == ["outer.1.inner.0", "outer.1.inner.1", "outer.3.inner.0", "outer.3.inner.1"]
 
 
+def test_a_block_that_is_repeated_no_times_stands_nowhere() -> None:
+    (row,) = walk(Module(children={"h": Repeat(child=LEAF, count=0, indices=range(0))}))
+    assert list(row.real_paths()) == []
+
+
 def test_a_stack_keeps_the_places_of_its_kinds() -> None:
     parts = (Repeat(child=LEAF, count=1, indices=(1,)), Repeat(child=Norm(dim=2), count=2, indices=(0, 2)))
     rows = list(walk(Module(children={"h": Stack(parts=parts)})))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -45,17 +45,12 @@ def _shown(value: Shape | int | None) -> str:
     return f"{value:,}" if isinstance(value, int) else str(list(value))
 
 
-def _paths(row: Row) -> Iterable[str]:
-    """Where the copies of a row stand; a block that is repeated no times stands nowhere."""
-    return row.real_paths() if row.copies else ()
-
-
 def expected_shapes(tree: Node) -> list[tuple[str, Shape]]:
     """Name and shape of every tensor that a tree holds, each copy of a repeated block for itself."""
     return [
         (f"{path}.{tensor.name}" if tensor.name else path, tuple(int(size) for size in tensor.shape))
         for row in walk(tree)
-        for path in _paths(row)
+        for path in row.real_paths()
         for tensor in held_tensors(row)
     ]
 
@@ -86,7 +81,7 @@ def expected_flops(tree: Node, step: Step) -> dict[str, int]:
     by_path: Counter[str] = Counter()
     for row in map(as_run, walk(tree)):
         flops = int(forward_flops(row, step))
-        for path in _paths(row) if flops else ():
+        for path in row.real_paths() if flops else ():
             by_path[path] += flops
     return dict(by_path)
 
@@ -109,7 +104,7 @@ def as_run(row: Row) -> Row:
 
 def attention_paths(tree: Node) -> frozenset[str]:
     """Modules that multiply queries, keys and values."""
-    return frozenset(path for row in walk(tree) if isinstance(row.leaf, Attention) for path in _paths(row))
+    return frozenset(path for row in walk(tree) if isinstance(row.leaf, Attention) for path in row.real_paths())
 
 
 def expected_backward(tree: Node, step: Step, fused: frozenset[str]) -> int:
@@ -122,7 +117,7 @@ def _row_backward(row: Row, step: Step, fused: frozenset[str]) -> int:
     if not isinstance(row.leaf, Attention):
         return int(row.copies) * plain
     again = int(fused_backward_flops(row, step))
-    return sum(again if path in fused else plain for path in _paths(row))
+    return sum(again if path in fused else plain for path in row.real_paths())
 
 
 def shape_differences(expected: list[tuple[str, Shape]], actual: Mapping[str, Shape]) -> Iterator[Difference]:
