@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.options import ClassName, ModelName, ModelsDir, Offline, Overrides, parse_overrides
+from planner.cli.loading import named_model
+from planner.cli.options import ClassName, ModelName, ModelsDir, Offline, Overrides
 
 if TYPE_CHECKING:
     from planner.compute import Compute
@@ -41,8 +42,7 @@ def flops(
     """Count FLOPs of a forward pass and of training, under every named convention."""
     import json
 
-    from planner.cli.output import emit, warn_about_unread_keys
-    from planner.models import load_model
+    from planner.cli.output import emit
     from planner.plan import work
     from planner.report import check_format
     from planner.workload import Step, check_logits
@@ -56,14 +56,7 @@ def flops(
         logits=check_logits(logits),
         images=images,
     )
-    model = load_model(
-        name,
-        models_dir=models_dir,
-        overrides=parse_overrides(overrides),
-        class_name=class_name,
-        offline=offline,
-    )
-    warn_about_unread_keys([model])
+    model = named_model(name, models_dir=models_dir, overrides=overrides, class_name=class_name, offline=offline)
     result = work(model, model.tree, step)
     if output_format == "json":
         typer.echo(json.dumps(_record(model, step, result), indent=2, ensure_ascii=False))

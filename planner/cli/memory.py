@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.options import ClassName, ModelName, ModelsDir, Offline, Overrides, parse_overrides
+from planner.cli.loading import named_model
+from planner.cli.options import ClassName, ModelName, ModelsDir, Offline, Overrides
 
 if TYPE_CHECKING:
     from planner.devices import Device
@@ -48,21 +49,13 @@ def memory(
     """Add up weights, gradients, master weights and optimizer state, and list the GPUs that hold them."""
     import json
 
-    from planner.cli.output import emit, warn_about_unread_keys
+    from planner.cli.output import emit
     from planner.devices import find_device, load_devices
-    from planner.models import load_model
     from planner.report import check_format
 
     check_format(output_format)
     devices = [find_device(gpu) for gpu in gpus] if gpus else list(load_devices().values())
-    model = load_model(
-        name,
-        models_dir=models_dir,
-        overrides=parse_overrides(overrides),
-        class_name=class_name,
-        offline=offline,
-    )
-    warn_about_unread_keys([model])
+    model = named_model(name, models_dir=models_dir, overrides=overrides, class_name=class_name, offline=offline)
     use, states = _states(model, weights, precision, optimizer, training=training)
     if output_format == "json":
         typer.echo(json.dumps(_record(model, use, states, devices), indent=2, ensure_ascii=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import typer
@@ -19,11 +18,10 @@ def emit(table: Table, output_format: str) -> None:
     typer.echo(render(table, output_format), nl=False)
 
 
-def warn_about_unread_keys(models: Iterable[Model]) -> None:
+def warn_about_unread_keys(model: Model) -> None:
     """Say on stderr which keys of a config nobody read."""
     from planner.families.config import NOT_READ
 
-    for model in models:
-        for line in model.assumptions:
-            if NOT_READ in line:
-                typer.echo(f"warning: {model.name}: {line}", err=True)
+    for line in model.assumptions:
+        if NOT_READ in line:
+            typer.echo(f"warning: {model.name}: {line}", err=True)

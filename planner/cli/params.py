@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.options import ClassName, ModelsDir, Offline, Overrides, parse_overrides
+from planner.cli.loading import named_model
+from planner.cli.options import ClassName, ModelsDir, Offline, Overrides
 
 if TYPE_CHECKING:
     from planner.checkpoint import Reconciliation
@@ -51,23 +52,20 @@ def params(
     """Count parameters exactly, by component, from a config alone."""
     import json
 
-    from planner.cli.output import emit, warn_about_unread_keys
+    from planner.cli.output import emit
     from planner.errors import PlannerError
-    from planner.models import load_model
     from planner.report import check_format
 
     check_format(output_format)
     if not models and not modules:
         raise PlannerError("expected a MODEL or --module package.module:factory")
-    changes = parse_overrides(overrides)
-    if not models and (changes or class_name is not None):
-        raise PlannerError("means nothing for a module", key="--set" if changes else "--class")
+    if not models and (overrides or class_name is not None):
+        raise PlannerError("means nothing for a module", key="--set" if overrides else "--class")
     loaded = [
-        load_model(name, models_dir=models_dir, overrides=changes, class_name=class_name, offline=offline)
+        named_model(name, models_dir=models_dir, overrides=overrides, class_name=class_name, offline=offline)
         for name in models or ()
     ]
     loaded += [_module_model(name) for name in modules or ()]
-    warn_about_unread_keys(loaded)
     if output_format == "json":
         records = [_record(model, explain=explain, checkpoint=checkpoint) for model in loaded]
         typer.echo(json.dumps(records, indent=2, ensure_ascii=False))

@@ -35,7 +35,7 @@ def plan(
             f"unknown format '{output_format}', expected text or json", hint=near_miss(output_format, FORMATS)
         )
     found = answer(read_scenario(scenario), models_dir=models_dir, offline=offline)
-    warn_about_unread_keys([found.model])
+    warn_about_unread_keys(found.model)
     if output_format == "json":
         typer.echo(json.dumps(_record(found), indent=2, ensure_ascii=False))
         return
