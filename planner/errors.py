@@ -7,7 +7,8 @@
     ├── ScenarioError            a scenario file: unknown key, wrong type, empty list, grid too large
     ├── UnknownNameError         a model, GPU, dtype, optimizer ... that no catalog knows
     ├── UnsupportedError         understood, but nothing here can answer it
-    └── CatalogError             a shipped or user-given catalog row is broken
+    ├── CatalogError             a shipped or user-given catalog row is broken
+    └── CheckpointError          a file of weights, or the index of several, is broken, cut off or lies
 
 "Does not fit" is a result, never an error.
 """
@@ -79,6 +80,10 @@ class UnsupportedError(PlannerError):
 
 class CatalogError(PlannerError):
     """A catalog row is broken."""
+
+
+class CheckpointError(PlannerError):
+    """A file of weights, or the index of several, cannot be what it says it is."""
 
 
 def near_miss(name: str, known: Iterable[str]) -> str | None:

@@ -80,7 +80,7 @@ def find_config(name: str, *, models_dir: Path | None = None, offline: bool = Fa
     cached = _from_cache(name)
     if cached is not None:
         return ConfigSource(name=name, raw=read_config_file(cached), origin=str(cached))
-    if not offline and not _hub_is_off():
+    if not offline and not hub_is_off():
         return ConfigSource(name=name, raw=read_config_file(_from_hub(name)), origin=f"hub: {name}")
     raise UnknownNameError(
         f"unknown model '{name}': no such file, not in {_places(models_dir)} or the local cache, and the hub is off",
@@ -199,20 +199,28 @@ def _known_names() -> list[str]:
     return [spelling for entry in catalog_models() for spelling in entry.names]
 
 
-def _hub_is_off() -> bool:
+def hub_is_off() -> bool:
+    """Whether the environment says that the hub is not to be asked."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def cached_repository(name: str) -> Path | None:
+    """Folder of a repository in the cache of Hugging Face; None where the cache does not know it."""
+    root = Path(
+        os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface") / "hub"
+    )
+    folder = root / f"models--{name.replace('/', '--')}"
+    return folder if folder.is_dir() else None
 
 
 def _from_cache(name: str) -> Path | None:
     """Cached config.json; huggingface_hub, slow to import, is asked only where the cache knows the repository."""
-    root = Path(
-        os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface") / "hub"
-    )
-    if not (root / f"models--{name.replace('/', '--')}").is_dir():
+    folder = cached_repository(name)
+    if folder is None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, "config.json", cache_dir=root)
+    found = try_to_load_from_cache(name, "config.json", cache_dir=folder.parent)
     return Path(found) if isinstance(found, str) else None
 
 
@@ -220,7 +228,7 @@ HUB_TIMEOUT_SECONDS = 3
 """How long a hub may take to accept a connection; the download itself has huggingface_hub's own limits."""
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the hub accepts a connection: huggingface_hub would retry a dead network for half a minute."""
     from huggingface_hub.constants import ENDPOINT
 
@@ -244,7 +252,7 @@ def _from_hub(name: str) -> Path:
         f"unknown model '{name}': no such file, not in the catalog or the cache, and the hub cannot be reached",
         hint=hint,
     )
-    if not _hub_answers():
+    if not hub_answers():
         raise unreachable
     try:
         return Path(hf_hub_download(name, "config.json"))

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.loading import named_model
+from planner.cli.checkpoint_files import FromFiles
 from planner.cli.options import ClassName, ModelsDir, Offline, Overrides
 
 if TYPE_CHECKING:
     from planner.checkpoint import Reconciliation
+    from planner.cli.checkpoint_files import Named
     from planner.models import Model
     from planner.numeric import Num
     from planner.report import Table
@@ -21,7 +22,7 @@ def params(
         list[str] | None,
         typer.Argument(
             metavar="MODEL...",
-            help="Paths to config.json or their folders, or names of models.",
+            help="Paths to config.json, weight files or their folders, or names of models.",
             show_default=False,
         ),
     ] = None,
@@ -44,14 +45,16 @@ def params(
         bool,
         typer.Option("--checkpoint", help="Print what a checkpoint holds beyond the class, and the published total."),
     ] = False,
+    from_files: FromFiles = False,
     class_name: ClassName = None,
     overrides: Overrides = None,
     models_dir: ModelsDir = None,
     offline: Offline = False,
 ) -> None:
-    """Count parameters exactly, by component, from a config alone."""
+    """Count parameters exactly, by component, from a config alone, and show weight files beside it as stored."""
     import json
 
+    from planner.cli.checkpoint_files import Named, named, stored_rows_table, stored_table
     from planner.cli.output import emit
     from planner.errors import PlannerError
     from planner.report import check_format
@@ -61,27 +64,46 @@ def params(
         raise PlannerError("expected a MODEL or --module package.module:factory")
     if not models and (overrides or class_name is not None):
         raise PlannerError("means nothing for a module", key="--set" if overrides else "--class")
-    loaded = [
-        named_model(name, models_dir=models_dir, overrides=overrides, class_name=class_name, offline=offline)
+    found = [
+        named(
+            name,
+            models_dir=models_dir,
+            overrides=overrides,
+            class_name=class_name,
+            offline=offline,
+            from_files=from_files,
+        )
         for name in models or ()
     ]
-    loaded += [_module_model(name) for name in modules or ()]
+    found += [Named(name=name, model=_module_model(name)) for name in modules or ()]
+    loaded = [one.model for one in found if one.model is not None]
     if output_format == "json":
-        records = [_record(model, explain=explain, checkpoint=checkpoint) for model in loaded]
+        records = [_record(one, explain=explain, checkpoint=checkpoint) for one in found]
         typer.echo(json.dumps(records, indent=2, ensure_ascii=False))
     elif output_format == "text":
-        for model in loaded:
-            emit(_breakdown_table(model), "text")
-            if explain:
-                _emit_derivation(model)
-            if checkpoint:
-                emit(_checkpoint_table(model), "text")
+        for one in found:
+            if one.model is not None:
+                _emit_model(one.model, explain=explain, checkpoint=checkpoint)
+            if one.stored is not None:
+                emit(stored_table(one), "text")
         if len(loaded) > 1:
             emit(_totals_table(loaded), "text")
+    elif from_files or not loaded:
+        emit(stored_rows_table([one for one in found if one.stored is not None]), output_format)
     elif checkpoint:
         emit(_all_terms_table(loaded), output_format)
     else:
         emit(_totals_table(loaded, with_breakdown=True), output_format)
+
+
+def _emit_model(model: Model, *, explain: bool, checkpoint: bool) -> None:
+    from planner.cli.output import emit
+
+    emit(_breakdown_table(model), "text")
+    if explain:
+        _emit_derivation(model)
+    if checkpoint:
+        emit(_checkpoint_table(model), "text")
 
 
 def _module_model(name: str) -> Model:
@@ -100,7 +122,17 @@ def _module_model(name: str) -> Model:
     )
 
 
-def _record(model: Model, *, explain: bool, checkpoint: bool) -> dict[str, object]:
+def _record(found: Named, *, explain: bool, checkpoint: bool) -> dict[str, object]:
+    """What JSON says about one argument: its model, its files, or both."""
+    from planner.cli.checkpoint_files import stored_record
+
+    if found.model is None:
+        return {"model": found.name, "stored": stored_record(found)}
+    record = _model_record(found.model, explain=explain, checkpoint=checkpoint)
+    return record if found.stored is None else record | {"stored": stored_record(found)}
+
+
+def _model_record(model: Model, *, explain: bool, checkpoint: bool) -> dict[str, object]:
     from planner.article import applies_to, claims
     from planner.counts import count
     from planner.explain import derivation
