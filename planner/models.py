@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from planner.families import MODEL_TYPES, family_of
 from planner.families.config import ModelConfig, field_of, known_keys, nested_kind, read_config, spellings
 from planner.families.family import Family
 from planner.families.inert import is_inert
-from planner.nodes import Node
+from planner.families.style import style_of
+from planner.nodes import Module, Node
 from planner.sources import ConfigSource, find_config
 
 BUILDER, TRANSFORMERS, MODULE = "builder", "transformers", "module"
@@ -59,7 +60,10 @@ class Model:
 
     def tree_of(self, config: ModelConfig) -> Node:
         """Modules of the same class with other dimensions, which may be columns or symbols."""
-        return self.family.classes[self.class_name](config)
+        tree = self.family.classes[self.class_name](config)
+        if self.method != BUILDER or not isinstance(tree, Module):
+            return tree
+        return replace(tree, style=style_of(self.family.model_type, self.raw))
 
 
 def load_model(

@@ -121,6 +121,8 @@ class Convolution:
 
     `groups` says that an output channel sees only its share of the input channels, one in a depthwise convolution.
     `input_needs_grad` is False where it reads the sample itself, so that backward has one product and not two.
+    `caches` says that it is causal over tokens, so that its last inputs stay for later ones: one fewer than the kernel
+    spans, or, where the class of transformers keeps more of them, `kept_by_class`.
     """
 
     in_channels: Num
@@ -129,6 +131,8 @@ class Convolution:
     groups: Num = 1
     bias: bool = True
     input_needs_grad: bool = True
+    caches: bool = False
+    kept_by_class: Num | None = None
     bucket: str | None = None
     stream: Stream | None = None
 
@@ -154,6 +158,28 @@ class Experts:
     visits_all: bool = False
     bucket: str | None = "experts.routed"
     stream: Stream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cached:
+    """What one key leaves in the cache of an attention.
+
+    Attributes
+    ----------
+    heads : Num
+        Rows: one for each key/value head, or one that all heads share. [-]
+    key_width, value_width : Num
+        Numbers of a row that are the key, and that are the value: 0 where the value is the key or is made of it.
+        In a latent cache, the latent and the part of the key that is rotated. [-]
+    kind : str
+        ``heads``: keys and values as they are multiplied; ``latent``: what they are made of, for all heads at once;
+        ``indexer``: keys of an indexer, which only chooses.
+    """
+
+    heads: Num
+    key_width: Num
+    value_width: Num
+    kind: Literal["heads", "latent", "indexer"] = "heads"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +213,17 @@ class Attention:
         Tokens that are pooled into one key, where `keys` is ``pooled``. [token]
     selected : Num or None
         Keys that an indexer leaves to a query at most; the others are multiplied and masked. [-]
+    num_kv_heads : Num or None
+        Key/value heads, which queries share in equal numbers; None for as many as query heads. [-]
+    cached : Cached or None
+        What stays of a key, where that is not a key and a value of each of those heads.
+    cached_by_class : Cached or None
+        The same in the class of transformers, where that keeps something else; only `planner verify` asks.
+    class_keeps_all : bool
+        The class of transformers keeps what lies before a window, and masks it; only `planner verify` asks.
+    waiting, carried : Num
+        Where `keys` is ``pooled``: numbers that a token leaves until its pool is whole; and those of a token in the
+        last whole pool that stay for the next, with as many weights in fp32 beside them. [-]
     """
 
     num_heads: Num
@@ -200,6 +237,12 @@ class Attention:
     key_stream: Stream | None = None
     pool: Num = 1
     selected: Num | None = None
+    num_kv_heads: Num | None = None
+    cached: Cached | None = None
+    cached_by_class: Cached | None = None
+    class_keeps_all: bool = False
+    waiting: Num = 0
+    carried: Num = 0
     bucket: str | None = "attention"
     stream: Stream | None = None
 
@@ -232,10 +275,13 @@ class Scan:
         Numbers in the recurrent state of one sequence. [-]
     flops_per_element : Num
         FLOPs that one token costs for each of them: 9 for Mamba's selective scan. [FLOP]
+    shifted_elements : Num
+        Numbers of the last token that stay beside the state, in the type of the activations, as in RWKV. [-]
     """
 
     state_elements: Num
     flops_per_element: Num
+    shifted_elements: Num = 0
     bucket: str | None = "ssm"
     stream: Stream | None = None
 
@@ -254,6 +300,114 @@ class Tied:
 
     module: Linear | Embedding | Norm
     to: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """How the class of transformers computes what a tree holds, where no shape says it: what autograd keeps follows.
+
+    Attributes
+    ----------
+    activation : str
+        Name of the MLP's nonlinearity as transformers knows it; empty where it is not known.
+    norm : str
+        How a norm without a bias is computed; ``rms``: in fp32, its result cast and multiplied by the gain;
+        ``rms_wide``: multiplied by the gain in fp32, and then cast; ``rms_plus_one``: as that, but by one plus the
+        gain; ``rms_cast_gain``: by the gain cast to fp32; ``rms_late``: only its mean square in fp32; ``rms_fused``: in
+        torch's own kernel; ``layer``: a LayerNorm, whose gain is all that it has; ``layer_wide``: one of single
+        operators in fp32; ``layer_plus_one``: LayerNorms, also those with a bias, whose gain is one plus the weight.
+    residual : str
+        Where the norms of a block stand; ``pre``: before each sublayer; ``post``: behind the sum of its output and its
+        input; ``output``: behind its output; ``sandwich``: before it and behind its output; ``parallel``: before all
+        sublayers, which read the same input. Empty: as the number of norms suggests.
+    rotary : str
+        Positions that turn queries and keys: ``none``; ``table``: by products with cosines and sines, which all layers
+        share; ``by_window``: layers with a window have some of their own; ``by_block``: each layer makes its own of
+        those; ``by_operand``: each layer makes some for its queries and some for its keys.
+    rotary_share : float
+        Share of a head that is turned. [-]
+    rotary_width : Num, optional
+        Elements of a head that are turned, where the config says so. [-]
+    queries_by_head : bool
+        Each head of the queries lies in one piece, as where what is turned was joined with the rest of a head.
+    rotary_halved : bool
+        Cosines and sines have one number for the two elements that an angle turns.
+    rotary_by_sample : bool
+        Each sample has cosines and sines of its own, as where images have positions in a plane.
+    rotary_wide : bool
+        Cosines and sines are fp32, whatever they are multiplied with.
+    softmax : str
+        Precision of attention's probabilities where no kernel fuses them: ``float32``, or that of the ``model``.
+    sinks : bool
+        Each head has one more score, which takes a share of the probabilities and is dropped.
+    gate_clamped : bool
+        Gate and up are clamped, and the gate is multiplied with a sigmoid of itself and with one plus up.
+    scores_capped, logits_capped : bool
+        A tanh bounds attention's scores, or the logits.
+    loss : str
+        ``float32``: over logits that are cast, with labels that are shifted; ``model``: as they are.
+    router : str
+        How experts are chosen; ``softmax``: of all their scores; ``softmax_top``: of the scores of the chosen ones;
+        ``sigmoid``: of each, the chosen ones by sums over groups of them.
+    router_wide : bool
+        The router's product is in fp32.
+    router_cast : bool
+        The weights of the experts that a token visits are cast to the dtype of what they weigh.
+    router_normed : bool
+        The weights of the experts that a token visits are divided by their sum.
+    router_groups, router_groups_chosen : int
+        Groups of experts, and how many of them a token's experts come from; 0 where there are none. [-]
+    positions : str
+        What a table of positions is looked up by: numbers that are ``made`` once for all samples, or for each token of
+        the ``batch``; or a ``buffer`` of the model, of which nothing is kept.
+    blocks_take_masks : bool
+        A block takes the mask, the encoder's output and the positions' bias by place and not by keyword, so that
+        checkpointing keeps them beside the block's input.
+    relative : bool
+        A table of relative positions in the first block yields what every block adds to its scores.
+    bare_norms : bool
+        Norms have no parameters, and so are not in the tree: LayerNorms in fp32, before each sublayer and at the end.
+    mlp_recast : bool
+        An MLP casts to the dtype of its last weight before that weight, which autocast then undoes.
+    """
+
+    activation: str = ""
+    norm: Literal[
+        "rms",
+        "rms_wide",
+        "rms_plus_one",
+        "rms_cast_gain",
+        "rms_late",
+        "rms_fused",
+        "layer",
+        "layer_wide",
+        "layer_plus_one",
+    ] = "rms"
+    residual: Literal["", "pre", "post", "output", "sandwich", "parallel"] = ""
+    rotary: Literal["none", "table", "by_window", "by_block", "by_operand"] = "table"
+    rotary_share: float = 1.0
+    rotary_width: Num | None = None
+    queries_by_head: bool = False
+    rotary_halved: bool = False
+    rotary_by_sample: bool = False
+    rotary_wide: bool = False
+    softmax: Literal["float32", "model"] = "float32"
+    sinks: bool = False
+    gate_clamped: bool = False
+    scores_capped: bool = False
+    logits_capped: bool = False
+    loss: Literal["float32", "model"] = "float32"
+    router: Literal["softmax", "softmax_top", "sigmoid"] = "softmax"
+    router_wide: bool = False
+    router_cast: bool = False
+    router_normed: bool = True
+    router_groups: int = 0
+    router_groups_chosen: int = 0
+    positions: Literal["made", "batch", "buffer"] = "made"
+    blocks_take_masks: bool = False
+    relative: bool = False
+    bare_norms: bool = False
+    mlp_recast: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +430,8 @@ class Module:
         How often a forward pass runs the module with the same weights, as in ALBERT. [-]
     backward : bool
         False where no gradient of the model's loss flows through, as in an indexer, whose output only chooses.
+    style : Style, optional
+        How its class computes what is below.
     """
 
     children: Mapping[str, Node] = field(default_factory=dict)
@@ -284,6 +440,7 @@ class Module:
     tower: str = ""
     runs: Num = 1
     backward: bool = True
+    style: Style | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,11 +531,13 @@ def walk(tree: Node) -> Iterator[Row]:
     >>> [row.path for row in walk(Module(children={"layers": Repeat(child=block, count=2, indices=range(2))}))]
     ['layers.*.up']
     """
-    yield from _walk(tree, _Place())
+    yield from _walk(tree, Place())
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
+    """Where a node stands in a tree, and what it inherits from those above it; see `Module` and `Row`."""
+
     path: str = ""
     copies: Num = 1
     runs: Num = 1
@@ -387,45 +546,63 @@ class _Place:
     stream: Stream = TOKENS
     tower: str = ""
     backward: bool = True
+    style: Style | None = None
 
     def join(self, name: str) -> str:
+        """Path of a child."""
         return f"{self.path}.{name}" if self.path and name else self.path or name
 
+    def child(self, name: str) -> Place:
+        """Place of a child."""
+        return replace(self, path=self.join(name))
 
-def _walk(node: Node, place: _Place) -> Iterator[Row]:
-    if isinstance(node, Module):
-        inside = replace(
-            place,
-            bucket=node.bucket or place.bucket,
-            stream=node.stream or place.stream,
-            tower=place.tower + node.tower,
-            runs=place.runs * node.runs,
-            backward=place.backward and node.backward,
+    def inside(self, module: Module) -> Place:
+        """Place of what a module holds."""
+        return replace(
+            self,
+            bucket=module.bucket or self.bucket,
+            stream=module.stream or self.stream,
+            tower=self.tower + module.tower,
+            runs=self.runs * module.runs,
+            backward=self.backward and module.backward,
+            style=module.style or self.style,
         )
+
+    def repeated(self, block: Repeat) -> Place:
+        """Place of any copy of a block."""
+        return replace(
+            self,
+            path=self.join("*"),
+            copies=self.copies * block.count,
+            indices=(*self.indices, block.indices),
+        )
+
+    def row(self, node: Leaf | Tied) -> Row:
+        """A leaf with everything that this place says about it."""
+        leaf, tied_to = (node.module, node.to) if isinstance(node, Tied) else (node, None)
+        bucket = leaf.bucket or self.bucket
+        return Row(
+            path=self.path,
+            leaf=leaf,
+            tied_to=tied_to,
+            copies=self.copies,
+            runs=self.runs,
+            indices=self.indices,
+            bucket=f"{self.tower}.{bucket}" if self.tower else bucket,
+            stream=leaf.stream or self.stream,
+            backward=self.backward,
+        )
+
+
+def _walk(node: Node, place: Place) -> Iterator[Row]:
+    if isinstance(node, Module):
+        inside = place.inside(node)
         for name, child in node.children.items():
-            yield from _walk(child, replace(inside, path=inside.join(name)))
+            yield from _walk(child, inside.child(name))
     elif isinstance(node, Stack):
         for part in node.parts:
             yield from _walk(part, place)
     elif isinstance(node, Repeat):
-        below = replace(
-            place,
-            path=place.join("*"),
-            copies=place.copies * node.count,
-            indices=(*place.indices, node.indices),
-        )
-        yield from _walk(node.child, below)
+        yield from _walk(node.child, place.repeated(node))
     else:
-        leaf, tied_to = (node.module, node.to) if isinstance(node, Tied) else (node, None)
-        bucket = leaf.bucket or place.bucket
-        yield Row(
-            path=place.path,
-            leaf=leaf,
-            tied_to=tied_to,
-            copies=place.copies,
-            runs=place.runs,
-            indices=place.indices,
-            bucket=f"{place.tower}.{bucket}" if place.tower else bucket,
-            stream=leaf.stream or place.stream,
-            backward=place.backward,
-        )
+        yield place.row(node)

@@ -10,6 +10,7 @@ every integer up to 2**53 exactly and `exact_integers` refuses anything beyond i
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -90,6 +91,26 @@ def where(condition: Any, if_true: Num, if_false: Num) -> Num:
 
         return np.where(condition, if_true, if_false)
     return if_true if condition else if_false
+
+
+def next_power_of_two(number: Num) -> Num:
+    """Smallest power of two that is not below a number of at least 1.
+
+    Examples
+    --------
+    >>> next_power_of_two(512), next_power_of_two(513)
+    (512, 1024)
+    """
+    if is_column(number):
+        import numpy as np
+
+        mantissa, exponent = np.frexp(number)
+        return np.ldexp(1.0, np.where(mantissa == 0.5, exponent - 1, exponent))
+    if is_symbol(number):
+        import sympy
+
+        return 2 ** sympy.ceiling(sympy.log(number, 2))  # type: ignore[no-any-return]
+    return 1 << (math.ceil(number) - 1).bit_length()
 
 
 def exact_quotient(numerator: Num, denominator: Num) -> Num:

@@ -171,7 +171,14 @@ def fused_attention(
         children={
             qkv_name: linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias),
             out_name: linear(num_heads * head_dim, hidden_size, bias if out_bias is None else out_bias),
-            "": Attention(num_heads=num_heads, qk_head_dim=head_dim, v_head_dim=head_dim, causal=causal, window=window),
+            "": Attention(
+                num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                qk_head_dim=head_dim,
+                v_head_dim=head_dim,
+                causal=causal,
+                window=window,
+            ),
         },
         bucket="attention",
     )
@@ -247,6 +254,7 @@ def attention(
         children["sinks"] = Parameter(shape=(num_heads,))
     children[""] = Attention(
         num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
         qk_head_dim=head_dim,
         v_head_dim=head_dim,
         causal=causal,

@@ -35,7 +35,7 @@ from planner.families.moe import (
     shared_experts_mlp,
 )
 from planner.families.vision import DUMPED_KEYS
-from planner.nodes import Attention, Module, Node
+from planner.nodes import Attention, Cached, Module, Node
 from planner.numeric import Num, exact_quotient
 
 
@@ -339,7 +339,12 @@ def latent_attention(config: LatentAttentionConfig, selected: Num | None = None)
             "q_b_proj": linear(config.q_lora_rank, heads * config.qk_width),
         }
     products = Attention(
-        num_heads=heads, qk_head_dim=config.qk_width, v_head_dim=config.v_width, causal=True, selected=selected
+        num_heads=heads,
+        qk_head_dim=config.qk_width,
+        v_head_dim=config.v_width,
+        causal=True,
+        selected=selected,
+        cached=Cached(heads=1, key_width=config.kv_lora_rank, value_width=config.qk_rope_head_dim, kind="latent"),
     )
     children |= {
         "kv_a_proj_with_mqa": linear(hidden, config.kv_lora_rank + config.qk_rope_head_dim, bias),
@@ -363,7 +368,13 @@ def indexer(config: DeepseekV32Config) -> Module:
             "k_norm": layer_norm(width),
             "weights_proj": linear(hidden, heads),
             # The sum over its heads is a product as well, one column a key: as if a head's values were one wide.
-            "": Attention(num_heads=heads, qk_head_dim=width, v_head_dim=1, causal=True),
+            "": Attention(
+                num_heads=heads,
+                qk_head_dim=width,
+                v_head_dim=1,
+                causal=True,
+                cached=Cached(heads=1, key_width=width, value_width=0, kind="indexer"),
+            ),
         },
         backward=False,
     )

@@ -7,6 +7,7 @@ few tokens, of which an indexer chooses (compressed sparse attention), or many (
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, Field
@@ -32,7 +33,7 @@ from planner.families.config import (
 from planner.families.decoder import NO_LABELS, SLIDING, decoder_family, require_kinds
 from planner.families.family import Prediction
 from planner.families.moe import check_top_k, routed_mlp
-from planner.nodes import Attention, Linear, Module, Node, Parameter, Product, Stack
+from planner.nodes import Attention, Cached, Linear, Module, Node, Parameter, Product, Stack
 from planner.numeric import Num, exact_quotient
 
 SPARSE_ATTENTION = "compressed_sparse_attention"
@@ -133,11 +134,26 @@ def _compressor(config: DeepseekV4Config, *, width: Num, rate: Num) -> dict[str,
     }
 
 
+def _waiting(width: Num, *, overlaps: bool) -> Num:
+    """What a compressor is given by a token: a vector and its weights, and two of each where windows overlap."""
+    return 4 * width if overlaps else 2 * width
+
+
 def _indexer(config: DeepseekV4Config) -> Module:
     hidden, heads, width = config.hidden_size, config.index_n_heads, config.index_head_dim
     rate = config.rate(SPARSE_ATTENTION)
     # The heads' scores are weighed element by element, so that there are no values to multiply.
-    scores = Attention(num_heads=heads, qk_head_dim=width, v_head_dim=0, causal=True, keys="pooled", pool=rate)
+    scores = Attention(
+        num_heads=heads,
+        qk_head_dim=width,
+        v_head_dim=0,
+        causal=True,
+        keys="pooled",
+        pool=rate,
+        cached=Cached(heads=1, key_width=width, value_width=0, kind="indexer"),
+        waiting=_waiting(width, overlaps=True),
+        carried=width,
+    )
     return Module(
         children={
             # Two series side by side, for windows that overlap by half.
@@ -167,7 +183,18 @@ def _compressors(config: DeepseekV4Config) -> Mapping[str, Module]:
 def _attention(config: DeepseekV4Config, kind: str) -> Module:
     hidden, heads, width = config.hidden_size, config.num_attention_heads, config.head_dim
     inner = heads * width
-    near = Attention(num_heads=heads, qk_head_dim=width, v_head_dim=width, causal=True, window=config.sliding_window)
+    compressor = _compressors(config).get(kind)
+    keys = Cached(heads=1, key_width=width, value_width=0)  # of all heads, and their values as well
+    near = Attention(
+        num_heads=heads,
+        qk_head_dim=width,
+        v_head_dim=width,
+        causal=True,
+        window=config.sliding_window,
+        cached=keys,
+        # The cache of a layer that has nothing else is of a class that knows of no such keys.
+        cached_by_class=replace(keys, value_width=width) if compressor is None else None,
+    )
     children: dict[str, Node] = {
         "sinks": Parameter(shape=(heads,)),
         "q_a_proj": linear(hidden, config.q_lora_rank),
@@ -180,7 +207,6 @@ def _attention(config: DeepseekV4Config, kind: str) -> Module:
         "o_b_proj": linear(config.o_groups * config.o_lora_rank, hidden),
         "": near,
     }
-    compressor = _compressors(config).get(kind)
     if compressor is not None:
         far = Attention(
             num_heads=heads,
@@ -190,6 +216,9 @@ def _attention(config: DeepseekV4Config, kind: str) -> Module:
             keys="pooled",
             pool=config.rate(kind),
             selected=config.index_topk if kind == SPARSE_ATTENTION else None,
+            cached=keys,
+            waiting=_waiting(width, overlaps=kind == SPARSE_ATTENTION),
+            carried=width if kind == SPARSE_ATTENTION else 0,
         )
         children |= {"compressor": compressor, "": Stack(parts=(near, far))}
     return Module(children=children, bucket="attention")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import AliasChoices, Field
 
-from planner.families.blocks import layer_norm, layers, plain_mlp, token_embedding
+from planner.families.blocks import layer_norm, layers, plain_mlp, token_embedding, with_children
 from planner.families.config import Dimension, LayerCount, require_divides
 from planner.families.decoder import PRE_NORMS, Heads, decoder_family
 from planner.families.plain import PlainConfig, fused_self_attention
-from planner.nodes import Module, Node
+from planner.nodes import Attention, Cached, Module, Node
 from planner.numeric import Num
 
 
@@ -59,11 +60,22 @@ class FalconConfig(PlainConfig):
         require_divides("num_kv_heads", self.kv_heads, "num_attention_heads", self.num_attention_heads)
 
 
+def _attention(config: FalconConfig) -> Module:
+    plain = fused_self_attention(config, "query_key_value", "dense", bias=config.bias)
+    if not config.new_decoder_architecture:
+        return plain
+    products = plain.children[""]
+    assert isinstance(products, Attention)  # noqa: S101 - what every attention has
+    # The class copies shared keys and values to every query head, and caches the copies.
+    copies = Cached(heads=config.num_attention_heads, key_width=config.head_width, value_width=config.head_width)
+    return with_children(plain, {"": replace(products, cached_by_class=copies)})
+
+
 def falcon_model(config: FalconConfig) -> Node:
     """Table, blocks and a last norm."""
     block = Module(
         children={
-            "self_attention": fused_self_attention(config, "query_key_value", "dense", bias=config.bias),
+            "self_attention": _attention(config),
             "mlp": plain_mlp(config.hidden_size, config.inner, "dense_h_to_4h", "dense_4h_to_h", bias=config.bias),
             **dict.fromkeys(config.norms, layer_norm(config.hidden_size)),
         }

@@ -200,6 +200,7 @@ def _attention(config: Gemma4TextConfig, kind: str, *, shares: bool) -> Module:
     children["o_proj"] = linear(heads * width, hidden, bias)
     children[""] = Attention(
         num_heads=heads,
+        num_kv_heads=kv_heads,
         qk_head_dim=width,
         v_head_dim=width,
         causal=True,

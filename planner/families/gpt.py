@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import AliasChoices, Field
@@ -16,11 +17,12 @@ from planner.families.blocks import (
     plain_mlp,
     position_embedding,
     token_embedding,
+    with_children,
 )
 from planner.families.config import LARGEST_LAYER_COUNT, Dimension, LayerCount, require
 from planner.families.decoder import NO_SPANS, Heads, decoder_family
 from planner.families.plain import PlainConfig, fused_self_attention
-from planner.nodes import Module, Node, Norm
+from planner.nodes import Attention, Module, Node, Norm
 from planner.numeric import Num
 
 
@@ -196,7 +198,11 @@ def gpt_neo_model(config: GPTNeoConfig) -> Node:
     """Two tables; the attention stands one module deeper than in its kin."""
 
     def block(window: Num | None) -> Module:
-        attn = Module(children={"attention": _separate_attention(config, out_bias=True, window=window)})
+        attends = _separate_attention(config, out_bias=True, window=window)
+        products = attends.children[""]
+        assert isinstance(products, Attention)  # noqa: S101 - what every attention has
+        attends = with_children(attends, {"": replace(products, class_keeps_all=True)})
+        attn = Module(children={"attention": attends})
         return _sequential_block(config, attn)
 
     return _trunk(config, layer_stack(config.windows(), block), config.max_position_embeddings)

@@ -27,7 +27,7 @@ from planner.families.decoder import (
 from planner.families.family import Family
 from planner.families.moe import DENSE, SPARSE, check_top_k, routed_mlp
 from planner.families.vision import VisionConfig, encoder_layers
-from planner.nodes import Attention, Convolution, Module, Node, Stream
+from planner.nodes import Attention, Cached, Convolution, Module, Node, Stream
 from planner.numeric import Num, exact_quotient
 
 MTP_KEYS = frozenset({"num_mtp_modules", "mtp_transformer_layers", "use_mtp", "num_nextn_predict_layers"})
@@ -236,7 +236,13 @@ def _block_indexer(config: MiniMaxM3TextConfig) -> Module:
             "q_norm": rms_norm(width),
             "k_norm": rms_norm(width),
             # Scores alone: a block's score is the largest of its keys.
-            "": Attention(num_heads=heads, qk_head_dim=width, v_head_dim=0, causal=True),
+            "": Attention(
+                num_heads=heads,
+                qk_head_dim=width,
+                v_head_dim=0,
+                causal=True,
+                cached=Cached(heads=1, key_width=width, value_width=0, kind="indexer"),
+            ),
         },
         backward=False,
     )

@@ -201,6 +201,7 @@ def _cross_block(config: MllamaTextConfig, image_keys: Stream, looking: Stream) 
             "k_norm": Norm(dim=head_dim, stream=image_keys),
             "": Attention(
                 num_heads=heads,
+                num_kv_heads=config.kv_heads,
                 qk_head_dim=head_dim,
                 v_head_dim=head_dim,
                 causal=False,

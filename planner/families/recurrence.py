@@ -42,9 +42,15 @@ def step_rank(rank: Num | None, hidden_size: Num) -> Num:
 
 
 def causal_convolution(channels: Num, kernel_size: Num, bias: bool) -> Convolution:
-    """Each channel on its own, over the last few tokens."""
+    """Each channel on its own, over the last few tokens; transformers keeps as many as the kernel spans."""
     return Convolution(
-        in_channels=channels, out_channels=channels, kernel_size=(kernel_size,), groups=channels, bias=bias
+        in_channels=channels,
+        out_channels=channels,
+        kernel_size=(kernel_size,),
+        groups=channels,
+        bias=bias,
+        caches=True,
+        kept_by_class=kernel_size,
     )
 
 

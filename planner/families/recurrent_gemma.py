@@ -6,6 +6,7 @@ FLOPs of the recurrence: those of the RG-LRU, 6 for a token and a number of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import AliasChoices, Field
@@ -109,7 +110,8 @@ def _recurrent_block(config: RecurrentGemmaConfig) -> Module:
             "linear_y": linear(hidden, width, bias=True),
             "linear_x": linear(hidden, width, bias=True),
             "linear_out": linear(width, hidden, bias=True),
-            "conv_1d": causal_convolution(width, config.conv1d_width, bias=True),
+            # a cache of its own, and none of transformers' own layers
+            "conv_1d": replace(causal_convolution(width, config.conv1d_width, bias=True), kept_by_class=None),
             "rg_lru": recurrence,
         },
         bucket="ssm",

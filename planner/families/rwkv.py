@@ -60,7 +60,8 @@ def _time_mixing(config: RwkvConfig) -> Module:
             "value": linear(hidden, width),
             "receptance": linear(hidden, width),
             "output": linear(width, hidden),
-            "": Scan(state_elements=STATES * width, flops_per_element=WKV_FLOPS),
+            # The two mixings of a layer each blend their input with that of the token before.
+            "": Scan(state_elements=STATES * width, flops_per_element=WKV_FLOPS, shifted_elements=2 * hidden),
         },
         bucket="ssm",
     )

@@ -400,7 +400,12 @@ def _mimo_attention(config: MimoConfig, window: Num | None) -> Module:
         "v_proj": linear(hidden, kv_heads * config.v_head_dim, bias),
         "o_proj": linear(heads * config.v_head_dim, hidden),
         "": Attention(
-            num_heads=heads, qk_head_dim=config.head_dim, v_head_dim=config.v_head_dim, causal=True, window=window
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            qk_head_dim=config.head_dim,
+            v_head_dim=config.v_head_dim,
+            causal=True,
+            window=window,
         ),
     }
     if window is not None:

@@ -155,6 +155,14 @@ def prepare(
     return Call(model, tuple(kept), past, known), (*kept.values(), *tensors)
 
 
+def arguments(
+    model: Any, config: ModelConfig, step: Step, *, device: str, dtype: torch.dtype, symbolic: bool
+) -> dict[str, Any]:
+    """Keywords of one call of a real model without a past; parameters as for `prepare`."""
+    inputs, known = _Maker(model, config, device, dtype, symbolic).arguments(step)
+    return inputs | known
+
+
 class _Maker:
     """Inputs of one real model."""
 
@@ -253,7 +261,7 @@ class _Maker:
         arguments, known = self.arguments(one)
         # A head adds nothing to the cache, and some ask for the place of the last token.
         trunk = self._model.base_model
-        with torch.no_grad(), _no_padding(trunk.config):
+        with torch.no_grad(), no_padding(trunk.config):
             caches = {keyword: EncoderDecoderCache(own, source), "use_cache": True} if encoded else {keyword: own}
             trunk(**arguments, **known, **caches)
         length = self._config.max_source_positions if self._reads_sound() else int(step.source)
@@ -277,7 +285,7 @@ class _Maker:
 
 
 @contextmanager
-def _no_padding(config: Any) -> Iterator[None]:
+def no_padding(config: Any) -> Iterator[None]:
     """Outside of a trace, a model that knows a padding token looks for it in its input, which meta does not have."""
     token, config.pad_token_id = config.pad_token_id, None
     try:
