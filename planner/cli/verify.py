@@ -14,6 +14,7 @@ from planner.cli.options import ClassName, ModelsDir, ModuleName, Offline, Overr
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from planner.models import Model
     from planner.verify import Verification
     from planner.workload import Step
 
@@ -22,11 +23,12 @@ FORMATS = ("text", "json")
 EXIT_DIFFERENT = 1
 """Some number is not the real model's; 2 is left to errors."""
 
-OF_A_MODEL = ("source_length", "past", "images", "attention", "experts", "backward")
+OF_A_MODEL = ("source_length", "past", "images", "attention", "experts", "backward", "memory")
+OF_MEMORY = ("checkpointing", "dtype")
 OF_A_CONFIG = ("class_name", "overrides", "models_dir", "offline")
 OF_A_STEP = ("batch_size", "sequence_length")
 OF_THE_CATALOG = ("limit", "family")
-"""Options that mean something for one of MODEL, --module and --all only, by their names in the code."""
+"""Options that mean something for one of MODEL, --module, --all and --memory only, by their names in the code."""
 
 
 def verify(
@@ -72,6 +74,15 @@ def verify(
         ),
     ] = "auto",
     backward: Annotated[bool, typer.Option("--backward", help="Run backward as well and count it.")] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Train for a step, and compare what backward keeps and what is held.")
+    ] = False,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="With --memory: compute blocks again in backward.")
+    ] = False,
+    dtype: Annotated[
+        str, typer.Option(metavar="fp32|bf16|autocast", help="With --memory: precision of weights and products.")
+    ] = "bf16",
     limit: Annotated[int | None, typer.Option(min=1, help="With --all: no more models than this.")] = None,
     family: Annotated[
         str | None, typer.Option(metavar="MODEL_TYPE", help="With --all: only this model_type, such as llama.")
@@ -83,6 +94,8 @@ def verify(
     output_format: Annotated[str, typer.Option("--format", metavar="text|json", help="How to print.")] = "text",
 ) -> None:
     """Build the real model with random weights, run it, and compare every parameter and every matrix product.
+
+    With --memory, compare what autograd keeps for backward, and what a whole training step holds at a time.
 
     Exit status: 0 if no path differs, 1 if one does, 2 if the question cannot be answered.
     """
@@ -101,16 +114,21 @@ def verify(
         batch_size=batch_size, sequence_length=sequence_length, source_length=source_length, past=past, images=images
     )
     if every:
-        _refuse(context, "--all", (*OF_A_MODEL, *OF_A_CONFIG))
+        _refuse(context, "--all", (*OF_A_MODEL, *OF_MEMORY, *OF_A_CONFIG))
         _every(step, device or "meta", limit, family, output_format)
     elif module is not None:
-        _refuse(context, "--module", (*OF_A_MODEL, *OF_A_CONFIG, *OF_A_STEP, *OF_THE_CATALOG))
+        _refuse(context, "--module", (*OF_A_MODEL, *OF_MEMORY, *OF_A_CONFIG, *OF_A_STEP, *OF_THE_CATALOG))
         _print([_of_module(module, device or "cpu")], output_format)
     elif model is not None:
         _refuse(context, "a model", OF_THE_CATALOG)
+        _refuse(context, "--memory", ("backward", "past")) if memory else _refuse(context, "products", OF_MEMORY)
         loaded = load_model(
             model, models_dir=models_dir, overrides=parse_overrides(overrides), class_name=class_name, offline=offline
         )
+        if memory:
+            how = {"device": device or "meta", "attention": attention, "experts": experts, "dtype": dtype}
+            _memory(loaded, step, how, output_format, checkpointing=checkpointing)
+            return
         with _progress() as tell:
             tell("loading torch and transformers")
             from planner.verify import verify as verify_model
@@ -143,6 +161,31 @@ def _of_module(name: str, device: str) -> Verification:
         from planner.verify.module import verify_module
 
         return verify_module(name, device=device, progress=tell)
+
+
+def _memory(model: Model, step: Step, how: dict[str, str], output_format: str, *, checkpointing: bool) -> None:
+    from planner.cli.verify_memory import memory_json, memory_tables
+    from planner.report import render
+
+    with _progress() as tell:
+        tell("loading torch and transformers")
+        from planner.verify.memory import verify_memory
+
+        results = verify_memory(
+            model,
+            step=step,
+            device=how["device"],
+            attention=how["attention"],
+            experts=how["experts"],
+            dtype=how["dtype"],
+            checkpointing=checkpointing,
+            progress=tell,
+        )
+    json = output_format == "json"
+    tables = "\n".join(render(table, "text") for table in memory_tables(results))
+    typer.echo(memory_json(results) if json else tables, nl=False)
+    if not all(result.exact for result in results):
+        raise typer.Exit(EXIT_DIFFERENT)
 
 
 def _every(step: Step, device: str, limit: int | None, family: str | None, output_format: str) -> None:
