@@ -102,7 +102,7 @@ def training_memory(tree: Node, precision: Precision, optimizer: Optimizer) -> M
         for tensor in held_tensors(row):
             elements = elements + row.copies * tensor.numel
             for state in optimizer.states:
-                if _has_state(row, tensor, state):
+                if has_state(row, tensor, state):
                     states = states + row.copies * state_bytes(tensor, state, precision.optimised)
     kept = (
         (WEIGHTS, precision.parameters, precision.parameters_source),
@@ -170,7 +170,8 @@ def _as_matrices(tensor: Tensor) -> tuple[Num, Num, Num]:
     return tensor.numel // (rows * columns), rows, columns
 
 
-def _has_state(row: Row, tensor: Tensor, state: State) -> bool:
+def has_state(row: Row, tensor: Tensor, state: State) -> bool:
+    """Whether an optimizer keeps a state for a tensor."""
     is_matrix = len(tensor.shape) >= 2
     is_hidden = is_matrix and not _is_table_or_head(row)
     match state.tensors:
