@@ -6,7 +6,7 @@ one of them, whose condition holds, decides, for all layers or for those that th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -20,7 +20,7 @@ from planner.formulas.memory import (
     packed_bytes,
 )
 from planner.nodes import Attention, Convolution, Embedding, Experts, Linear, Module, Node, Repeat, Row, Stack, walk
-from planner.numeric import Num, all_true, ceil_div, where
+from planner.numeric import Num, all_true, ceil_div, exact_quotient, where
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,43 @@ def stored_weights(tree: Node, weights: WeightFormat) -> Stored:
             rules = [rule for rule in weights.rules if rule.tensors in held]
             total = total + _Placing(tensor, row, span, outline).stored(rules, row.copies)
     return total
+
+
+def chosen_dtypes(
+    row: Row,
+    tensor: Tensor,
+    span: Span | None,
+    outline: Outline,
+    weights: WeightFormat,
+    layers: Collection[int] | None = None,
+) -> Iterator[tuple[Dtype, Num]]:
+    """Dtypes of the copies of one tensor, and how many copies have each; what no rule is about is not yielded.
+
+    Parameters
+    ----------
+    row, tensor : Row, Tensor
+        Place and undivided shape.
+    span, outline : Span or None, Outline
+        Of the row, see `spans`, and of the tree.
+    weights : WeightFormat
+        The format.
+    layers : collection of int, optional
+        Layers that a pipeline stage holds; all where it is left out.
+    """
+    held = labels(row, tensor, outline)
+    here = span if span is None or layers is None else span.within(layers)
+    copies = row.copies if here is None or span is None else here.count * exact_quotient(row.copies, span.count)
+    placing = _Placing(tensor, row, here, outline)
+    for rule in weights.rules:
+        if rule.tensors not in held or (rule.when and not all_true(placing.holds(rule))):
+            continue
+        if not rule.layers:
+            yield rule.dtype, copies
+            return
+        if here is not None and span is not None:
+            chosen = here.chosen(rule.layers) * exact_quotient(row.copies, span.count)
+            yield rule.dtype, chosen
+            copies = copies - chosen
 
 
 def is_exact(tree: Node, weights: WeightFormat) -> bool:
@@ -96,6 +133,16 @@ class Span:
         for first, after in self.runs:
             total = total + (after - first)
         return total
+
+    def within(self, layers: Collection[int]) -> Span:
+        """Those of the layers that are among some others, as on a pipeline stage."""
+        runs = [
+            (index, index + 1)
+            for first, after in self.runs
+            for index in range(int(first), int(after))
+            if index in layers
+        ]
+        return Span(tuple(runs), self.layers)
 
     def chosen(self, rule: LayerRule) -> Num:
         """Those of them that a rule is about. [-]"""
@@ -367,7 +414,7 @@ class _Placing:
             here = each.times(chosen) + self.stored(others, copies - chosen)
         if not rule.when:
             return here
-        return _either(self._holds(rule), here, self.stored(others, copies))
+        return _either(self.holds(rule), here, self.stored(others, copies))
 
     def as_dtype(self, dtype: Dtype) -> Stored:
         """Size of one copy in a dtype."""
@@ -380,7 +427,7 @@ class _Placing:
         """The tensor as matrices; GGUF holds what a latent turns into keys and into values apart, keys transposed."""
         matrices = self.tensor.matrices
         if matrices is None:
-            width = self.tensor.shape[-1]
+            width = self.tensor.shape[-1] if self.tensor.shape else 1
             return (Matrices(1, self.tensor.numel // width, width),)
         if dtype.fallback is None or _name(self.row) not in LATENT:
             return (matrices,)
@@ -388,7 +435,8 @@ class _Placing:
         keys = matrices.out_features // heads - values
         return Matrices(heads, matrices.in_features, keys), Matrices(heads, values, matrices.in_features)
 
-    def _holds(self, rule: Rule) -> Any:
+    def holds(self, rule: Rule) -> Any:
+        """Whether the condition of a rule is met."""
         outline = self.outline
         match rule.when:
             case "":

@@ -22,12 +22,15 @@ from planner.parallelism import ONE_DEVICE, WHOLE, Parallelism, Stage
 
 FILENAME = "tensor_parallel.csv"
 
+Cores: TypeAlias = dict[tuple[str, tuple[tuple[int, ...] | range | None, ...]], Attention]
+"""Attentions of a tree by path and indices."""
+
 Cut: TypeAlias = Literal["column", "key_value", "fused", "row", "vocabulary", "experts", "replicated"]
 """How a module's tensors are divided.
 
 ``column``: by outputs; ``key_value``: by outputs, but never less than one key/value head; ``fused``: queries, keys and
-values in one matrix; ``row``: by inputs, its bias held by every rank; ``vocabulary``: by rows of the table or outputs of
-the head; ``experts``: by whole experts, then within each; ``replicated``: held by every rank.
+values in one matrix; ``row``: by inputs, its bias held by every rank; ``vocabulary``: by rows of the table or outputs
+of the head; ``experts``: by whole experts, then within each; ``replicated``: held by every rank.
 """
 
 
@@ -124,7 +127,7 @@ def rank_tensors(
     """
     rows = list(walk(tree))
     stack = main_stack(rows)
-    heads = {row.path: row.leaf for row in rows if isinstance(row.leaf, Attention)}
+    heads = {(row.path, row.indices): row.leaf for row in rows if isinstance(row.leaf, Attention)}
     position = 0
     for row in rows:
         if stack is not None and row.path.startswith(f"{stack}.*"):
@@ -176,7 +179,7 @@ def _local(
     tensor: Tensor,
     cut: Cut,
     parallelism: Parallelism,
-    heads: dict[str, Attention],
+    heads: Cores,
     vocabulary_multiple: Num,
 ) -> Tensor:
     """Tensor as the fullest rank holds it."""
@@ -193,7 +196,7 @@ def _local(
         case "row":
             return tensor if inputs is None else _resized(tensor, inputs, ceil_div(tensor.shape[inputs], tp))
         case "key_value" | "fused":
-            core = _core(row.path, heads)
+            core = _core(row, heads)
             if core is None:
                 return _resized(tensor, outputs, ceil_div(tensor.shape[outputs], tp))
             width = tensor.shape[outputs]
@@ -230,13 +233,21 @@ def _resized(tensor: Tensor, axis: int, size: Num) -> Tensor:
     return replace(tensor, shape=shape, matrices=matrices)
 
 
-def _core(path: str, heads: dict[str, Attention]) -> Attention | None:
-    """Attention whose projection a path is: that of the module around it, or of a module beside it."""
-    parent = path.rpartition(".")[0]
-    if parent in heads:
-        return heads[parent]
+def _core(row: Row, heads: Cores) -> Attention | None:
+    """Attention whose projection a row is: that of the module around it, or of a module beside it, in the same layers.
+
+    Layers of several kinds share a path, and differ in their heads.
+    """
+    parent = row.path.rpartition(".")[0]
+    if (parent, row.indices) in heads:
+        return heads[parent, row.indices]
     return next(
-        (core for at, core in heads.items() if at.startswith(f"{parent}.") or parent.startswith(f"{at}.")), None
+        (
+            core
+            for (at, indices), core in heads.items()
+            if indices == row.indices and (at.startswith(f"{parent}.") or parent.startswith(f"{at}."))
+        ),
+        None,
     )
 
 

@@ -9,7 +9,7 @@ from planner.cache.sizes import GROWING, Storage, fixed_bytes, rank_row_bytes
 from planner.errors import UnsupportedError
 from planner.formulas.cache import padded_layers, state_block_tokens
 from planner.nodes import Node
-from planner.numeric import Num, all_true, ceil_div, is_column
+from planner.numeric import Num, all_true, ceil_div
 
 PAGED = GROWING | {"sliding", "chunked"}
 """Kinds that a pool keeps in blocks of tokens."""
@@ -67,4 +67,4 @@ def state_block_size(
 
 
 def _same(first: Num, second: Num) -> bool:
-    return first is second or (not is_column(first) and not is_column(second) and first == second)
+    return first is second or all_true(first == second)
