@@ -1,0 +1,1 @@
+"""Measurements against predictions: how far off has it been?"""

@@ -1,0 +1,1 @@
+"""Readers of measured rows, one file a stack of frameworks."""

@@ -1,0 +1,146 @@
+"""Measured training steps: which framework reads a row, and what its reading predicts."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from planner.catalog import read_text
+from planner.errors import PlannerError
+from planner.numeric import Num
+from planner.training import training_memory_of
+from planner.training.counters import device_bytes, reserved_bytes
+from planner.training.phases import StageMemory, TrainingMemory
+from planner.validate.reading import Reading, Skipped
+from planner.validate.result import Judged
+
+FRAMEWORKS = ("huggingface", "megatron", "nanotron", "fsdp", "litgpt", "kernels")
+"""Modules of `planner.validate.frameworks`."""
+
+SOURCES = "measured/sources.csv"
+
+QUANTITIES = ("peak_bytes", "steady_bytes")
+
+MEASURED_KINDS = ("measured", "rounded_doc", "measured_config_uncertain")
+"""Values of `kind` that are measurements; a row without one is a measurement."""
+
+
+MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError)
+"""What reading a field of the wrong kind raises: rows are untrusted, and one of them must not stop the others."""
+
+
+def judge(row: Mapping[str, Any]) -> list[Judged]:
+    """Predictions for every quantity that a row measured, or why there are none."""
+    measured = {name: row[name] for name in QUANTITIES if _is_number(row.get(name))}
+    recipe = recipe_name(row) or str(row.get("group") or "unknown")
+    try:
+        if not measured:
+            raise Skipped("nothing was measured: peak_bytes and steady_bytes are not stated")
+        kind = row.get("kind") or "measured"
+        if kind not in MEASURED_KINDS:
+            raise Skipped(f"its kind is '{kind}', which is no measurement")
+        reading = read(row)
+        recipe = reading.job.recipe.name
+        predicted = predict(reading)
+    except (Skipped, PlannerError) as reason:
+        return _skipped(row, recipe, measured, str(reason))
+    except MALFORMED as error:
+        return _skipped(row, recipe, measured, f"a field is not what it should be: {type(error).__name__}: {error}")
+    return [
+        Judged(
+            id=row["id"],
+            recipe=recipe,
+            quality=str(row.get("quality") or ""),
+            quantity=name,
+            measured=value,
+            predicted=float(predicted[name]),
+        )
+        for name, value in measured.items()
+    ]
+
+
+def _skipped(row: Mapping[str, Any], recipe: str, measured: Mapping[str, float], reason: str) -> list[Judged]:
+    return [
+        Judged(
+            id=row["id"],
+            recipe=recipe,
+            quality=str(row.get("quality") or ""),
+            quantity=name,
+            measured=value,
+            skipped=reason,
+        )
+        for name, value in (measured.items() or [(QUANTITIES[0], None)])
+    ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def read(row: Mapping[str, Any]) -> Reading:
+    """A row in the planner's own types.
+
+    Raises
+    ------
+    Skipped
+        No framework reads it, or one does and cannot.
+    """
+    name = recipe_name(row)
+    if name is None:
+        raise Skipped("no recipe: the row states none, and its source is not one that is known")
+    for framework in _frameworks():
+        if name in framework.RECIPES:
+            reading: Reading = framework.read({**row, "recipe": name})
+            return reading
+    raise Skipped(f"no framework reads the recipe '{name}'")
+
+
+@cache
+def _frameworks() -> tuple[ModuleType, ...]:
+    return tuple(import_module(f"planner.validate.frameworks.{name}") for name in FRAMEWORKS)
+
+
+def recipe_name(row: Mapping[str, Any]) -> str | None:
+    """Recipe that a row states, or that of its source."""
+    stated = row.get("recipe")
+    if isinstance(stated, str):
+        return stated
+    source = row.get("source")
+    if not isinstance(source, Mapping):
+        return None
+    places = ["/".join(str(source[key]) for key in ("repo", "path") if source.get(key)), str(source.get("url") or "")]
+    for prefix, recipe in _prefixes():
+        if any(place.removeprefix("https://").startswith(prefix) for place in places if place):
+            return recipe
+    return None
+
+
+@cache
+def _prefixes() -> tuple[tuple[str, str], ...]:
+    """Beginnings of sources and the recipe behind them, the longest first."""
+    rows = csv.DictReader(read_text(SOURCES).splitlines())
+    found = [(row["prefix"], row["recipe"]) for row in rows]
+    return tuple(sorted(found, key=lambda item: -len(item[0])))
+
+
+def predict(reading: Reading) -> dict[str, Num]:
+    """Quantities of a reading, by the counter and on the rank that the measurement shows. [B]"""
+    memory = training_memory_of(reading.tree, reading.job)
+    stages = list(_shown(memory, reading))
+    peak = max(stage.peak_bytes for stage in stages)
+    steady = max(stage.steady_bytes for stage in stages)
+    counters = {"allocated": lambda size, _: size, "reserved": reserved_bytes, "device": device_bytes}
+    return {"peak_bytes": counters[reading.peak_counter](peak, reading.job), "steady_bytes": steady}
+
+
+def _shown(memory: TrainingMemory, reading: Reading) -> Iterator[StageMemory]:
+    if reading.rank == "first":
+        yield memory.stages[0]
+    elif reading.rank == "last":
+        yield memory.stages[-1]
+    else:
+        yield from memory.stages
