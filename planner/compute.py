@@ -416,3 +416,12 @@ def _rules_of_thumb(tree: Node, rows: list[Row], tokens: Num, step: Step) -> dic
         "6N": Flops(by_parameters(forward), by_parameters(training) - by_parameters(forward)),
         "palm": Flops(with_attention(forward), with_attention(training) - with_attention(forward)),
     }
+
+
+def longest_sequence(tree: Node) -> Num:
+    """Longest sequence that the table of positions holds; infinite where there is none. [token]"""
+    longest: Num = float("inf")
+    for row in walk(tree):
+        if isinstance(row.leaf, Embedding) and row.bucket == POSITION_EMBEDDING and row.stream.kind == "tokens":
+            longest = row.leaf.num_embeddings
+    return longest

@@ -1,4 +1,4 @@
-"""How a model is spread over devices: degrees in Megatron's and torch's words, and which layers a pipeline stage holds."""
+"""How a model is spread over devices: degrees in Megatron's and torch's words, and the layers of a pipeline stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ZeroStage: TypeAlias = Literal[0, 1, 2, 3]
 class Parallelism:
     """Degrees of parallelism of one job.
 
-    A degree that a formula divides by may be a column; `pp`, `vp` and `zero` decide which formula applies, and are plain.
+    A degree that a formula divides by may be a column; `pp`, `vp` and `zero` decide which formula applies.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Parallelism:
     zero : int
         ZeRO stage; FSDP's full shard is 3.
     shard : Num, optional
-        Ranks that share one sharded copy, where that is fewer than `dp * cp` (HSDP); all of them where it is left out. [-]
+        Ranks that share one sharded copy, where that is fewer than `dp * cp` (HSDP). [-]
     """
 
     tp: Num = 1

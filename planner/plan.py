@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
+from planner.adapters import Adapter, resolved
+from planner.adapters.adapter import ALL_LINEAR
 from planner.compute import Compute, compute, step_warnings
 from planner.counts import Counts, count
 from planner.devices import Device, find_device
+from planner.engines import Engine, find_engine
+from planner.errors import PlannerError
 from planner.formats import find_format
 from planner.formulas.fit import fits, headroom_bytes, min_devices
-from planner.memory import Memory, inference_memory, training_memory
+from planner.memory import Memory, MemoryRow, inference_memory, training_memory
 from planner.models import BUILDER, Model, load_model
 from planner.nodes import Node
-from planner.numeric import Num
+from planner.numeric import Num, maximum
 from planner.optimizers import find_optimizer
+from planner.parallelism import Parallelism
 from planner.precisions import find_precision
-from planner.scenario import TRAINING, Mode, Scenario
+from planner.scenario import SERVING_ONLY, TRAINING, Mode, Scenario
+from planner.serving.generate import GenerateOptions, generate_memory
+from planner.serving.llama_cpp import LlamaOptions, LlamaServing, serve_llama
+from planner.serving.options import ServeOptions
+from planner.serving.serve import Serving, serve
+from planner.training import Recipe, TrainingJob, TrainingMemory, find_recipe, training_memory_of
+from planner.training.counters import device_bytes
+from planner.training.setup import training_job
 from planner.workload import Step
 
 CONVENTION = "matmul"
@@ -29,10 +43,10 @@ TRACED_NOTE = (
 """What a count by tracing does not know."""
 
 NOT_INCLUDED = (
-    "activations, the KV cache and the runtime's own memory are not included yet: "
-    "that it fits means that the model's states fit"
+    "activations, the KV cache and the runtime's own memory are not included: that it fits means that the model's "
+    "states fit; a training recipe or an engine includes them"
 )
-"""What a plan does not know."""
+"""What a plan without a recipe or an engine leaves out."""
 
 
 def states(tree: Node, mode: Mode, weights: str, precision: str, optimizer: str) -> Memory:
@@ -55,6 +69,167 @@ def states(tree: Node, mode: Mode, weights: str, precision: str, optimizer: str)
     if mode == TRAINING:
         return training_memory(tree, find_precision(precision), find_optimizer(optimizer))
     return inference_memory(tree, find_format(weights))
+
+
+def parallelism_of(fields: Mapping[str, Any], zero: int) -> Parallelism:
+    """Degrees that the fields of a scenario state, each a number or a column."""
+    return Parallelism(
+        tp=fields["tp"],
+        pp=fields["pp"],
+        vp=fields["vp"],
+        dp=fields["dp"],
+        cp=fields["cp"],
+        ep=fields["ep"],
+        etp=fields["etp"],
+        sequence_parallel=fields["sequence_parallel"],
+        zero=zero,  # type: ignore[arg-type]  # a scenario's field is bounded
+    )
+
+
+def job_of(fields: Mapping[str, Any], step: Step, model: Model, tree: Node) -> TrainingJob:
+    """Training job that the fields of a scenario describe; what they leave open is what the recipe does.
+
+    Parameters
+    ----------
+    fields : mapping
+        Fields of a scenario by name; degrees, `gradient_accumulation` and `rank` may be columns.
+    step : Step
+        One micro-batch, which may hold columns.
+    model : Model
+        What is trained.
+    tree : Node
+        Its tree, whose dimensions may be columns.
+
+    Raises
+    ------
+    PlannerError
+        A name is unknown, or the fields contradict each other.
+    """
+    recipe = find_recipe(fields["recipe"])
+    zero = int(recipe.word("zero", "0")) if fields["zero"] is None else int(fields["zero"])
+    return training_job(
+        step,
+        recipe.name,
+        precision=fields["precision"],
+        optimizer=fields["optimizer"],
+        parallelism=parallelism_of(fields, zero),
+        recompute=fields["recompute"],
+        loss=fields["loss"],
+        attention=fields["attention"],
+        micro_batches=fields["gradient_accumulation"],
+        adapter=_adapter(fields, recipe, model, tree),
+        base=fields["base_weights"],
+        device=fields["gpu"] or "",
+    )
+
+
+def serve_options(fields: Mapping[str, Any]) -> ServeOptions:
+    """Flags of an engine that the fields of a scenario state; numbers but `pp` may be columns."""
+    names = {field.name for field in dataclass_fields(ServeOptions)}
+    return ServeOptions(
+        tensor_parallel_size=fields["tp"],
+        pipeline_parallel_size=fields["pp"],
+        **{name: fields[name] for name in SERVING_ONLY if name in names},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineAnswer:
+    """What an engine holds on its fullest device, whichever engine it is.
+
+    Attributes
+    ----------
+    engine : Engine
+        Which, at which version.
+    device_bytes : Num
+        With the pool where the engine reserves one. [B]
+    serving : Serving or None
+        More of an engine that divides a model and gives the cache what is left: vLLM, SGLang, TensorRT-LLM.
+    llama : LlamaServing or None
+        More of llama.cpp.
+    generating : Memory or None
+        More of transformers.
+    """
+
+    engine: Engine
+    device_bytes: Num
+    serving: Serving | None = None
+    llama: LlamaServing | None = None
+    generating: Memory | None = None
+
+    @property
+    def rows(self) -> tuple[MemoryRow, ...]:
+        """Parts on the fullest device, where sizes are plain numbers."""
+        if self.serving is not None:
+            return self.serving.rows
+        if self.generating is not None:
+            return self.generating.rows
+        assert self.llama is not None  # noqa: S101 - one of the three answers
+        devices = self.llama.devices or (self.llama.host,)
+        return max(devices, key=lambda device: float(device.total_bytes)).rows
+
+
+def engine_answer(fields: Mapping[str, Any], model: Model, tree: Node, device: Device) -> EngineAnswer:
+    """What an engine holds with the flags that the fields of a scenario state; the engine fills in the others.
+
+    Parameters
+    ----------
+    fields : mapping
+        Fields of a scenario by name; numbers but `pp` may be columns.
+    model, tree : Model, Node
+        What is served, and its tree, whose dimensions may be columns.
+    device : Device
+        Each of the accelerators.
+
+    Raises
+    ------
+    PlannerError
+        A name is unknown, or the layout cannot exist.
+    """
+    engine = find_engine(fields["engine"])
+    if engine.kind == "llama.cpp":
+        return _llama_answer(fields, model, tree, engine)
+    if engine.kind == "transformers":
+        options = GenerateOptions(
+            batch_size=fields["batch_size"],
+            prompt=fields["sequence_length"],
+            new_tokens=fields["max_new_tokens"],
+            quantization=fields["quantization"],
+        )
+        memory = generate_memory(model, options, engine=engine, tree=tree)
+        return EngineAnswer(engine=engine, device_bytes=memory.total_bytes, generating=memory)
+    serving = serve(model, engine, device, serve_options(fields), tree=tree)
+    return EngineAnswer(engine=engine, device_bytes=serving.device_bytes, serving=serving)
+
+
+def _llama_answer(fields: Mapping[str, Any], model: Model, tree: Node, engine: Engine) -> EngineAnswer:
+    options = LlamaOptions(
+        weights=fields["quantization"],
+        n_gpu_layers=fields["n_gpu_layers"],
+        gpus=fields["tp"],
+        ctx_size=fields["max_model_len"],
+        **({} if fields["kv_cache_dtype"] == "auto" else {"cache_type": fields["kv_cache_dtype"]}),
+    )
+    found = serve_llama(model, options, tree)
+    needed: Num = 0
+    for device in found.devices:
+        needed = maximum(needed, device.total_bytes)
+    return EngineAnswer(engine=engine, device_bytes=needed, llama=found)
+
+
+def _adapter(fields: Mapping[str, Any], recipe: Recipe, model: Model, tree: Node) -> Adapter | None:
+    method = fields["adapter"] or recipe.word("adapter")
+    if not method:
+        for name in ("rank", "target_modules", "base_weights"):
+            if fields[name] is not None:
+                raise PlannerError(f"has a meaning only with an adapter, and recipe '{recipe.name}' has none", key=name)
+        return None
+    if method == "full" and fields["base_weights"] is not None:
+        raise PlannerError("is the format of frozen weights, and the method 'full' freezes none", key="base_weights")
+    targets = fields["target_modules"]
+    named = targets if targets is None or targets == ALL_LINEAR else tuple(targets.split(","))
+    asked = Adapter(method=method, rank=fields["rank"], target_modules=named)
+    return resolved(asked, tree, model.family.model_type)
 
 
 def work(model: Model, tree: Node, step: Step) -> Compute:
@@ -147,8 +322,12 @@ class Plan:
         FLOPs of one step.
     device : Device or None
         The accelerator, where one is asked about.
+    job : TrainingJob or None
+        The training job, where a recipe is named.
+    training : TrainingMemory or None
+        Its memory, stage by stage.
     fit : Fit or None
-        How the states lie in its memory.
+        How the peak of the job, or the states where no job is asked about, lie in its memory.
     assumptions : tuple of str
         What was taken for granted, and what is left out.
     """
@@ -159,6 +338,8 @@ class Plan:
     memory: Memory
     compute: Compute
     device: Device | None
+    job: TrainingJob | None
+    training: TrainingMemory | None
     fit: Fit | None
     assumptions: tuple[str, ...]
 
@@ -202,6 +383,9 @@ def plan(scenario: Scenario, *, models_dir: Path | None = None, offline: bool = 
     memory = states(tree, scenario.mode, scenario.weights, scenario.precision, scenario.optimizer)
     computed = work(model, tree, scenario.step)
     device = None if scenario.gpu is None else find_device(scenario.gpu)
+    job = None if scenario.recipe is None else job_of(scenario.run, scenario.step, model, tree)
+    training = None if job is None else training_memory_of(tree, job)
+    needed = memory.total_bytes if job is None or training is None else device_bytes(training.peak_bytes, job)
     return Plan(
         scenario=scenario,
         model=model,
@@ -209,14 +393,16 @@ def plan(scenario: Scenario, *, models_dir: Path | None = None, offline: bool = 
         memory=memory,
         compute=computed,
         device=device,
-        fit=None if device is None else fit(device.memory_bytes, memory.total_bytes),
+        job=job,
+        training=training,
+        fit=None if device is None else fit(device.memory_bytes, needed),
         assumptions=(
             *model.assumptions,
             *_ignored(scenario),
             *step_warnings(tree, scenario.step),
             *([] if model.method == BUILDER else [TRACED_NOTE]),
             *_upper_bound(device),
-            NOT_INCLUDED,
+            *([NOT_INCLUDED] if job is None else []),
         ),
     )
 

@@ -14,12 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from planner.adapters.adapter import Adapter
 from planner.devices import find_device
+from planner.engines import find_engine
 from planner.errors import PlannerError, ScenarioError, near_miss
 from planner.formats import find_format
 from planner.located import Located, Place, read_yaml
 from planner.optimizers import find_optimizer
 from planner.precisions import DEFAULT_OPTIMIZER, DEFAULT_PRECISION, find_precision
+from planner.training.job import find_attention, parse_recompute
+from planner.training.loss import find_loss_path
+from planner.training.recipe import find_recipe
 from planner.workload import Logits, Step
 
 Mode = Literal["inference", "training"]
@@ -97,11 +102,120 @@ class Scenario(BaseModel):
         0, description="Images of a sample, for models that read images beside text.", json_schema_extra=_unit("image")
     )
 
+    tp: AtLeastOne = Field(1, description="Tensor-parallel ranks.", json_schema_extra=_unit("GPU"))
+    pp: AtLeastOne = Field(1, description="Pipeline stages.", json_schema_extra=_unit("GPU"))
+    ep: AtLeastOne = Field(1, description="Expert-parallel ranks.", json_schema_extra=_unit("GPU"))
+    recipe: str | None = Field(
+        None,
+        description="Training: the framework whose habits decide activations, buffers and peaks; "
+        "only the model's states if left out.",
+    )
+    vp: AtLeastOne = Field(1, description="Training: model chunks on each pipeline stage.")
+    dp: AtLeastOne = Field(1, description="Training: data-parallel ranks.", json_schema_extra=_unit("GPU"))
+    cp: AtLeastOne = Field(1, description="Training: context-parallel ranks.", json_schema_extra=_unit("GPU"))
+    etp: AtLeastOne | None = Field(
+        None,
+        description="Training: tensor-parallel ranks within an expert; as many as tp if left out.",
+        json_schema_extra=_unit("GPU"),
+    )
+    sequence_parallel: bool = Field(
+        False, description="Training: what lies outside of the split matrices is divided by tp as well."
+    )
+    zero: Annotated[int, Field(ge=0, le=3)] | None = Field(
+        None, description="Training: ZeRO stage, 3 being FSDP's full shard; what the recipe does if left out."
+    )
+    gradient_accumulation: AtLeastOne = Field(
+        1, description="Training: micro-batches of one optimizer step; batch_size is one of them."
+    )
+    recompute: str | None = Field(
+        None,
+        description="Training: none, full, full:2 (every second block), selective:core_attention,mlp, or per_op; "
+        "what the recipe does if left out.",
+    )
+    loss: str | None = Field(
+        None, description="Training: how the loss is computed from the last hidden states; the recipe's if left out."
+    )
+    attention: str | None = Field(None, description="Training: eager, sdpa or flash; what the recipe does if left out.")
+    adapter: str | None = Field(
+        None, description="Training: lora, dora, ia3, prefix, ...; every parameter is trained if left out."
+    )
+    rank: AtLeastOne | None = Field(None, description="Training: rank of the adapter; the method's own if left out.")
+    target_modules: str | None = Field(
+        None, description="Training: modules with an adapter, q_proj,v_proj or all-linear; the method's if left out."
+    )
+    base_weights: str | None = Field(
+        None, description="Training: format of frozen weights, nf4 for QLoRA; that of the precision if left out."
+    )
+
+    engine: str | None = Field(
+        None,
+        description="Inference: the engine that serves the model, vllm or vllm 0.19 for one release; "
+        "only the weights if left out.",
+    )
+    max_model_len: AtLeastOne | None = Field(
+        None,
+        description="Serving: longest request, prompt and answer; what the config allows if left out.",
+        json_schema_extra=_unit("token"),
+    )
+    max_num_seqs: AtLeastOne | None = Field(
+        None, description="Serving: requests of a step at most; the engine's default if left out."
+    )
+    max_num_batched_tokens: AtLeastOne | None = Field(
+        None,
+        description="Serving: new tokens of a step at most; the engine's default if left out.",
+        json_schema_extra=_unit("token"),
+    )
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Serving: share of a GPU that the engine may use; its default if left out."
+    )
+    kv_cache_dtype: str = Field("auto", description="Serving: format of the KV cache; that of the weights if auto.")
+    quantization: str | None = Field(
+        None, description="Serving: how weights are stored, by the engine's word; as the config says if left out."
+    )
+    block_size: AtLeastOne | None = Field(
+        None, description="Serving: tokens of a block of the cache.", json_schema_extra=_unit("token")
+    )
+    cpu_offload_gb: AtLeastZero = Field(
+        0, description="Serving: weights of each GPU that stay on the host.", json_schema_extra=_unit("GiB")
+    )
+    n_gpu_layers: AtLeastZero | None = Field(
+        None, description="Serving with llama.cpp: layers on GPUs, the last ones first; all if left out."
+    )
+    max_new_tokens: AtLeastOne = Field(
+        128,
+        description="Serving with transformers: tokens that generate adds to a prompt of sequence_length.",
+        json_schema_extra=_unit("token"),
+    )
+    enforce_eager: bool = Field(False, description="Serving: no CUDA graphs.")
+    enable_expert_parallel: bool = Field(False, description="Serving: whole experts are spread over the GPUs.")
+
+    @model_validator(mode="after")
+    def _one_mode(self) -> Scenario:
+        if self.engine is not None and self.mode != INFERENCE:
+            raise PydanticCustomError("engine", "is an inference engine, but mode is training")
+        if self.recipe is not None and self.mode != TRAINING:
+            raise PydanticCustomError("recipe", "is a training recipe, but mode is inference")
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_divide_the_sequence(self) -> Scenario:
+        if self.sequence_parallel and self.tp == 1:
+            raise PydanticCustomError("sequence_parallel", "divides by tp what tp leaves whole, but tp is 1")
+        return self
+
     @model_validator(mode="after")
     def _training_has_no_past(self) -> Scenario:
         if self.mode == TRAINING and self.past > 0:
             raise PydanticCustomError("past", "must be 0 in training, which keeps no cache")
         return self
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """Fields that a training job or an engine reads; None where the recipe decides."""
+        stated = self.model_fields_set
+        decided = {name: getattr(self, name) if name in stated else None for name in ("precision", "optimizer")}
+        stored = self.weights if "weights" in stated and self.quantization is None else self.quantization
+        return {**self.model_dump(exclude={"class_name", "overrides"}), **decided, "quantization": stored}
 
     @property
     def step(self) -> Step:
@@ -123,8 +237,64 @@ def _key_of(name: str, field: FieldInfo) -> str:
 FIELDS: Mapping[str, FieldInfo] = {_key_of(name, field): field for name, field in Scenario.model_fields.items()}
 """Fields by the key that a file gives them."""
 
-NUMBERS = ("batch_size", "sequence_length", "past", "source_length", "images")
+DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp")
+"""Fields that say how a job is spread."""
+
+TRAINING_ONLY = (
+    "recipe",
+    "vp",
+    "dp",
+    "cp",
+    "etp",
+    "sequence_parallel",
+    "zero",
+    "gradient_accumulation",
+    "recompute",
+    "loss",
+    "attention",
+    "adapter",
+    "rank",
+    "target_modules",
+    "base_weights",
+)
+"""Fields that only a training job reads."""
+
+SERVING_ONLY = (
+    "engine",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "gpu_memory_utilization",
+    "kv_cache_dtype",
+    "quantization",
+    "block_size",
+    "cpu_offload_gb",
+    "n_gpu_layers",
+    "max_new_tokens",
+    "enforce_eager",
+    "enable_expert_parallel",
+)
+"""Fields that only an engine reads."""
+
+NUMBERS = (
+    "batch_size",
+    "sequence_length",
+    "past",
+    "source_length",
+    "images",
+    "gradient_accumulation",
+    "rank",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "block_size",
+    "max_new_tokens",
+    *DEGREES,
+)
 """Fields that may be ranges."""
+
+USUAL = ("model", "class", "set", "mode", "weights", "precision", "optimizer", "gpu", *NUMBERS[:5], "logits")
+"""Fields that every report shows; the others are shown where a file states them."""
 
 COMBINING: Mapping[str, str] = {
     "zip": "Groups of fields whose lists go together, value by value, instead of being multiplied.",
@@ -141,12 +311,29 @@ RANGE_KEYS: Mapping[str, str] = {
 """Keys of a range."""
 
 
+def _known(find: Callable[[str], object]) -> Callable[[str], str]:
+    """Text as it is, once it is found to mean something."""
+
+    def check(text: str) -> str:
+        find(text)
+        return text
+
+    return check
+
+
 def _canonical_names() -> Mapping[str, Callable[[str], str]]:
     return {
         "gpu": lambda name: find_device(name).name,
         "weights": lambda name: find_format(name).name,
         "precision": lambda name: find_precision(name).name,
         "optimizer": lambda name: find_optimizer(name).name,
+        "recipe": lambda name: find_recipe(name).name,
+        "recompute": _known(parse_recompute),
+        "loss": lambda name: find_loss_path(name).name,
+        "attention": find_attention,
+        "adapter": lambda name: Adapter(method=name).method,
+        "base_weights": lambda name: find_format(name).name,
+        "engine": _known(find_engine),
     }
 
 
@@ -200,6 +387,8 @@ def _explained(key: str, error: ErrorDetails) -> tuple[str, str | None]:
             return f"must be at least {context['ge']}, got {given}", None
         case "less_than_equal":
             return f"must be at most {context['le']:,}, got {given}", None
+        case "bool_type":
+            return f"expected true or false, got {shown}", None
         case "string_type":
             quotes = f"write '{given}' in quotes" if isinstance(given, (int, float)) else None
             return f"expected a name, got {shown}", quotes
@@ -257,6 +446,16 @@ def stated_fields(document: Located) -> Iterator[tuple[str, Located]]:
             yield from _overrides(found)
         elif key not in COMBINING:
             yield key, found
+
+
+def at_its_field(error: PlannerError, path: Path) -> PlannerError:
+    """The same error with the file and the line of the field that it is about, where the file states it."""
+    document = read_document(path)
+    assert isinstance(document.value, Mapping)  # noqa: S101 - `check_document` comes first
+    found = document.value.get(error.key or "")
+    if error.file is not None or found is None:
+        return error
+    return found.place.error(error.message, error.hint)
 
 
 def is_range(found: Located) -> bool:
@@ -323,3 +522,18 @@ def _scenario(values: Mapping[str, Any], places: Mapping[str, Place], whole: Pla
         first = error.errors(include_url=False)[0]
         # A rule between fields carries the name of the field that it is about as its type.
         raise places.get(first["type"], whole).error(first["msg"]) from None
+
+
+def scenario_from(values: Mapping[str, Any]) -> Scenario:
+    """Scenario of values that are checked one by one already, see `checked_value`.
+
+    Raises
+    ------
+    ScenarioError
+        They contradict each other; the field is named.
+    """
+    try:
+        return Scenario.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ScenarioError(first["msg"], key=first["type"] if first["type"] in FIELDS else None) from None

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from planner.adapters.adapter import METHODS
 from planner.catalog.models import catalog_models
 from planner.devices import load_devices
 from planner.formats import load_formats
 from planner.optimizers import load_optimizers
 from planner.precisions import load_precisions
 from planner.scenario import COMBINING, EVERY_GPU, FIELDS, NUMBERS, RANGE_KEYS, Scenario
+from planner.training.job import ATTENTIONS
+from planner.training.loss import load_loss_paths
+from planner.training.recipe import load_recipes
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -53,6 +57,11 @@ def _known_names() -> Mapping[str, list[str]]:
         "precision": list(load_precisions()),
         "optimizer": list(load_optimizers()),
         "gpu": [EVERY_GPU, *load_devices()],
+        "recipe": list(load_recipes()),
+        "loss": list(load_loss_paths()),
+        "attention": list(ATTENTIONS),
+        "adapter": list(METHODS),
+        "base_weights": list(load_formats()),
     }
 
 

@@ -73,3 +73,14 @@ def format_share(fraction: Num) -> str:
     '2.56 %'
     """
     return f"{100 * fraction:.2f} %"
+
+
+def whole_bytes(size: Num) -> int:
+    """Size to the nearest byte, as tables show it. [B]
+
+    Examples
+    --------
+    >>> whole_bytes(2222645575.68), whole_bytes(2**60 + 1)
+    (2222645576, 1152921504606846977)
+    """
+    return size if isinstance(size, int) else round(float(size))

@@ -15,13 +15,15 @@ LAYERS = (
     {"_version", "errors", "numeric"},
     {"units", "nodes", "catalog"},
     {"formulas"},
-    {"families", "workload", "formats"},
+    {"families", "workload", "formats", "kv_formats", "parallelism"},
     {"precisions", "optimizers", "devices", "counts"},
-    {"sources", "compute", "memory", "quantisation"},
-    {"real"},
+    {"sources", "compute", "memory", "quantisation", "sharding", "activations", "cache"},
+    {"adapters", "real"},
     {"models"},
-    {"checkpoint", "explain", "article", "located"},
-    {"verify"},
+    {"checkpoint", "explain", "article", "located", "headers"},
+    {"training", "engines"},
+    {"verify", "serving"},
+    {"validate", "fit"},
     {"scenario"},
     {"plan", "schema"},
     {"report"},
@@ -30,7 +32,18 @@ LAYERS = (
 )
 """Modules and packages from the lowest to the highest: each imports only from its own layer or one below it."""
 
-HEAVY = {"torch", "transformers", "fvcore", "pandas", "pyarrow", "sympy", "huggingface_hub", "duckdb"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "fvcore",
+    "pandas",
+    "pyarrow",
+    "sympy",
+    "huggingface_hub",
+    "duckdb",
+    "gguf",
+    "safetensors",
+}
 """What takes long to import, and so is imported where it is used."""
 
 

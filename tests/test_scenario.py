@@ -83,7 +83,7 @@ def test_a_list_of_one_is_that_one() -> None:
 
 
 MISTAKES = {
-    "unknown key": ("model: gpt2\nbatchsize: 4", 2, "batchsize", "unknown key", "did you mean 'batch_size'?"),
+    "unknown key": ("model: gpt2\nbatchsize: 4", 2, "batchsize", "unknown key", "did you mean 'batch_size'"),
     "no model": ("gpu: T4", None, "model", "is missing", None),
     "not a mapping": ("- model: gpt2", 1, None, "expected keys", None),
     "type of a number": ("model: gpt2\nbatch_size: many", 2, "batch_size", "expected a whole number, got 'many'", None),

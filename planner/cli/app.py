@@ -9,14 +9,18 @@ from typing import Annotated
 import typer
 
 from planner._version import __version__
+from planner.cli import cache as _cache
+from planner.cli import fit as _fit
 from planner.cli import flops as _flops
 from planner.cli import gpus as _gpus
 from planner.cli import memory as _memory
 from planner.cli import models as _models
 from planner.cli import params as _params
 from planner.cli import plan as _plan
+from planner.cli import recipes as _recipes
 from planner.cli import schema as _schema
 from planner.cli import sweep as _sweep
+from planner.cli import validate as _validate
 from planner.cli import verify as _verify
 from planner.errors import PlannerError
 
@@ -48,12 +52,17 @@ def planner(
 app.command("params")(_params.params)
 app.command("flops")(_flops.flops)
 app.command("memory")(_memory.memory)
+app.command("cache")(_cache.cache)
+app.command("fit")(_fit.fit)
 app.command("models")(_models.models)
 app.command("gpus")(_gpus.gpus)
+app.command("recipes")(_recipes.recipes)
+app.command("engines")(_recipes.engines)
 app.command("plan")(_plan.plan)
 app.command("sweep")(_sweep.sweep)
 app.command("schema")(_schema.schema)
 app.command("verify")(_verify.verify)
+app.command("validate")(_validate.validate)
 
 
 def main() -> None:

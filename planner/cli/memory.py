@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli.loading import named_model
+from planner.cli import run_options as run
+from planner.cli.checkpoint_files import FromFiles, files_memory, files_memory_table, named
 from planner.cli.options import ClassName, ModelName, ModelsDir, Offline, Overrides
 
 if TYPE_CHECKING:
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
     from planner.memory import Memory
     from planner.models import Model
     from planner.report import Table
+    from planner.scenario import Scenario
 
 
+@run.takes_fields(run.STEP, run.SPREAD, run.TRAINING, run.SERVING)
 def memory(
     name: ModelName,
     weights: Annotated[
@@ -41,28 +45,146 @@ def memory(
     output_format: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="text, json, csv or markdown.")
     ] = "text",
+    from_files: FromFiles = False,
     class_name: ClassName = None,
     overrides: Overrides = None,
     models_dir: ModelsDir = None,
     offline: Offline = False,
+    *,
+    fields: Mapping[str, Any],
 ) -> None:
-    """Add up weights, gradients, master weights and optimizer state, and list the GPUs that hold them."""
+    """Add up weights and states; with a recipe the peak of a training step, with an engine whether it starts."""
     import json
 
     from planner.cli.output import emit
     from planner.devices import find_device, load_devices
+    from planner.errors import PlannerError
     from planner.report import check_format
+    from planner.training.setup import DEFAULT_RECIPE
 
     check_format(output_format)
     devices = [find_device(gpu) for gpu in gpus] if gpus else list(load_devices().values())
-    model = named_model(name, models_dir=models_dir, overrides=overrides, class_name=class_name, offline=offline)
-    use, states = _states(model, weights, precision, optimizer, training=training)
+    found = named(
+        name,
+        models_dir=models_dir,
+        overrides=overrides,
+        class_name=class_name,
+        offline=offline,
+        from_files=from_files,
+    )
+    model, as_stored = found.model, None if weights or training else files_memory(found)
+    if model is None:
+        emit(files_memory_table(found), output_format)
+        return
+    given = [field for field, value in fields.items() if value is not None]
+    if fields["engine"] is not None:
+        refuse_others(given, (*run.SERVING, *run.SPREAD, *run.STEP), "--engine")
+        if training:
+            raise PlannerError("serves a trained model, and --training is given too", key="--engine")
+        asked = run.scenario_of_options(name, {**fields, "weights": weights})
+        if not gpus:
+            raise PlannerError("is needed: what an engine reserves follows from its memory", key="--gpu")
+        for device in devices:
+            _serving(model, asked, device, output_format)
+        return
+    if given:
+        if not training:
+            raise PlannerError(f"{run.flag_of(given[0])} has a meaning only with --training or --engine")
+        refuse_others(given, (*run.TRAINING, *run.SPREAD, *run.STEP), "--training")
+        wanted = {**fields, "recipe": DEFAULT_RECIPE if fields["recipe"] is None else fields["recipe"]}
+        trained = _precision(weights, precision, wanted["recipe"])
+        chosen = {"mode": "training", "precision": trained, "optimizer": optimizer, "gpu": gpus[0] if gpus else None}
+        asked = run.scenario_of_options(name, {**wanted, **chosen})
+        _training(model, asked, devices if gpus else [], output_format)
+        return
+    use, states = as_stored or _states(model, weights, precision, optimizer, training=training)
     if output_format == "json":
         typer.echo(json.dumps(_record(model, use, states, devices), indent=2, ensure_ascii=False))
         return
     emit(_rows_table(model, use, states), output_format)
     if output_format == "text":
         emit(_devices_table(states, devices, asked=bool(gpus)), "text")
+
+
+def _precision(weights: str | None, precision: str | None, recipe: str) -> str | None:
+    """Precision that the options state; None where it is the recipe's own, which trains such weights."""
+    from planner.formats import plain_format
+    from planner.precisions import DEFAULT_PRECISION, find_precision, precision_for
+    from planner.training.recipe import load_recipes
+
+    if weights is None:
+        return precision
+    found = load_recipes().get(recipe)
+    own = find_precision(DEFAULT_PRECISION if found is None else found.word("precision", DEFAULT_PRECISION))
+    if precision is None and plain_format(weights) == own.parameters:
+        return None
+    return precision_for(weights, precision).name
+
+
+def refuse_others(given: Sequence[str], known: Collection[str], use: str) -> None:
+    """Refuse options that a use of the command does not read.
+
+    Raises
+    ------
+    PlannerError
+        One of them is given; it is named.
+    """
+    from planner.errors import PlannerError
+
+    for field in given:
+        if field not in known:
+            raise PlannerError(f"has no meaning with {use}", key=run.flag_of(field))
+
+
+def _serving(model: Model, asked: Scenario, device: Device, output_format: str) -> None:
+    """What an engine holds on one kind of device, and whether it starts."""
+    import json
+
+    from planner.cli import serving_report
+    from planner.cli.output import emit
+    from planner.plan import engine_answer, serve_options
+    from planner.serving.verdict import verdict
+
+    fields = asked.run
+    answer = engine_answer(fields, model, model.tree, device)
+    judged = (
+        None
+        if answer.serving is None
+        else verdict(model, answer.engine, device.memory_bytes, serve_options(fields), answer.serving, device)
+    )
+    if output_format == "json":
+        found = serving_report.record(model, device, answer, judged)
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    emit(serving_report.rows_table(model, device, answer), output_format)
+    if output_format != "text":
+        return
+    for table in (serving_report.host_table(answer), serving_report.pool_table(answer)):
+        if table is not None:
+            emit(table, "text")
+    for line in serving_report.verdict_lines(device, answer, judged):
+        typer.echo(line)
+
+
+def _training(model: Model, asked: Scenario, devices: list[Device], output_format: str) -> None:
+    """Peak of a training step, stage by stage."""
+    import json
+
+    from planner.cli import training_report
+    from planner.cli.output import emit
+    from planner.plan import job_of
+    from planner.training import training_memory_of
+
+    job = job_of(asked.run, asked.step, model, model.tree)
+    memory = training_memory_of(model.tree, job)
+    if output_format == "json":
+        found = training_report.record(model, job, memory, devices)
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for stage in memory.stages:
+        emit(training_report.stage_table(model, job, stage, len(memory.stages)), output_format)
+    if output_format == "text":
+        emit(training_report.verdict_table(job, memory, devices), "text")
 
 
 def _states(

@@ -25,23 +25,35 @@ def plan(
     """Answer one scenario: parameters, memory, FLOPs, and whether it fits."""
     import json
 
+    from planner.cli import training_report
     from planner.cli.output import emit, warn_about_unread_keys
-    from planner.errors import UnknownNameError, near_miss
+    from planner.errors import PlannerError, UnknownNameError, near_miss
     from planner.plan import plan as answer
-    from planner.scenario import read_scenario
+    from planner.scenario import at_its_field, read_scenario
 
     if output_format not in FORMATS:
         raise UnknownNameError(
             f"unknown format '{output_format}', expected text or json", hint=near_miss(output_format, FORMATS)
         )
-    found = answer(read_scenario(scenario), models_dir=models_dir, offline=offline)
+    asked = read_scenario(scenario)
+    try:
+        found = answer(asked, models_dir=models_dir, offline=offline)
+    except PlannerError as error:
+        raise at_its_field(error, scenario) from None
     warn_about_unread_keys(found.model)
     if output_format == "json":
         typer.echo(json.dumps(_record(found), indent=2, ensure_ascii=False))
         return
-    emit(_memory_table(found), "text")
+    if found.job is None or found.training is None:
+        emit(_memory_table(found), "text")
+    else:
+        for stage in found.training.stages:
+            emit(training_report.stage_table(found.model, found.job, stage, len(found.training.stages)), "text")
+        devices = [] if found.device is None else [found.device]
+        emit(training_report.verdict_table(found.job, found.training, devices), "text")
     emit(_compute_table(found), "text")
-    typer.echo(_verdict(found))
+    if found.job is None:
+        typer.echo(_verdict(found))
     for line in found.assumptions:
         typer.echo(f"assumed: {line}")
 
@@ -61,6 +73,7 @@ def _record(found: Plan) -> dict[str, object]:
         "active_parameters": found.counts.active,
         "memory": [asdict(row) for row in found.memory.rows],
         "total_bytes": found.memory.total_bytes,
+        "training": _training(found),
         "flops_convention": CONVENTION,
         "forward_flops_per_token": found.flops_per_token.forward,
         "training_flops_per_token": found.flops_per_token.training,
@@ -72,6 +85,14 @@ def _record(found: Plan) -> dict[str, object]:
         "min_gpus": None if found.fit is None else found.fit.min_gpus,
         "assumptions": list(found.assumptions),
     }
+
+
+def _training(found: Plan) -> dict[str, object] | None:
+    from planner.cli import training_report
+
+    if found.job is None or found.training is None:
+        return None
+    return training_report.record(found.model, found.job, found.training, [])
 
 
 def _memory_table(found: Plan) -> Table:

@@ -7,6 +7,7 @@ one model's memory be computed twice, and the FLOPs know no GPU at all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,12 @@ from planner.memory import GRADIENTS, MASTERS, OPTIMIZER, SCALES, WEIGHTS, Memor
 from planner.models import BUILDER
 from planner.numeric import Num, exact_integers
 from planner.plan import fit, flops_per_token, states, work
-from planner.sweep.columns import Coded, Codes, Numbers, distinct, groups
-from planner.sweep.grid import Grid
+from planner.sweep.columns import Coded, Codes, Mask, Numbers, distinct, groups
+from planner.sweep.grid import Grid, on_values
 from planner.sweep.modelspace import ModelSpace, Progress
+from planner.sweep.runs import blank_where_missing, run_results
+from planner.sweep.serving import SERVING_RUN
+from planner.sweep.training import TRAINING_RUN
 from planner.workload import Step
 
 BLOCK_ROWS = 65_536
@@ -77,7 +81,8 @@ def evaluate(grid: Grid, space: ModelSpace, points: Coded, progress: Progress) -
             **_memory(grid, space, points, progress),
             **_flops(grid, space, points, progress),
         }
-        return {**results, **_devices(grid, results)}
+        runs = _runs(grid, space, points)
+        return {**results, **runs.columns(), **_devices(grid, results, runs)}
     except (OverflowError, PlannerError) as error:
         message = error.message if isinstance(error, PlannerError) else str(error)
         raise ScenarioError(message, file=grid.whole.file) from None
@@ -149,7 +154,72 @@ def _flops(grid: Grid, space: ModelSpace, points: Coded, progress: Progress) -> 
     }
 
 
-def _devices(grid: Grid, results: Mapping[str, Result]) -> dict[str, Result]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Runs:
+    """Results of the rows that ask for more than weights and states.
+
+    Attributes
+    ----------
+    rows : array of bool
+        Which rows those are.
+    numbers : mapping of str to array
+        Results by name, NaN where a row has none; empty where no row asks.
+    refused : mapping of int to str
+        By row, why its layout cannot exist.
+    """
+
+    rows: Mask
+    numbers: Mapping[str, Numbers]
+    refused: Mapping[int, str]
+
+    def columns(self) -> dict[str, Result]:
+        """Columns of the report."""
+        if not self.numbers:
+            return {}
+        reasons = (None, *dict.fromkeys(self.refused.values()))
+        position = {reason: code for code, reason in enumerate(reasons)}
+        codes = np.zeros(len(self.rows), dtype=np.int64)
+        for row, reason in self.refused.items():
+            codes[row] = position[reason]
+        numbers = {name: _numbers_or_blank(name, column) for name, column in self.numbers.items()}
+        return {**numbers, "refused": Coded(reasons, codes)}
+
+    def needed(self, states: Numbers) -> Numbers:
+        """Bytes that one device must hold: of a run, or the states where nothing more is asked. [B]"""
+        return np.where(self.rows, self.numbers["device_bytes"], states) if self.numbers else states
+
+    def fits(self, held: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Whether a device holds it; for an engine, whether it starts."""
+        starts = self.numbers.get("starts")
+        return held if starts is None else np.where(np.isnan(starts), held, starts == 1)
+
+
+def _numbers_or_blank(name: str, column: Numbers) -> Result:
+    if name == "starts":
+        return Coded((None, False, True), np.where(np.isnan(column), 0, 1 + (column == 1)).astype(np.int64))
+    if name == "max_concurrency":
+        known, codes = np.unique(column, return_inverse=True)
+        return Coded(tuple(None if np.isnan(value) else float(value) for value in known), codes.astype(np.int64))
+    return blank_where_missing(column)
+
+
+def _runs(grid: Grid, space: ModelSpace, points: Coded) -> _Runs:
+    asking = np.zeros(grid.rows, dtype=np.bool_)
+    numbers: dict[str, Numbers] = {}
+    refused: dict[int, str] = {}
+    for field, kind in (("recipe", TRAINING_RUN), ("engine", SERVING_RUN)):
+        rows = on_values(grid.columns[field], lambda value: value is not None)
+        if not rows.any():
+            continue
+        asking |= rows
+        found = run_results(kind, grid, space, points, rows)
+        refused |= found.refused
+        for name, column in found.numbers.items():
+            numbers[name] = np.where(rows, column, numbers[name]) if name in numbers else column
+    return _Runs(rows=asking, numbers=numbers, refused=refused)
+
+
+def _devices(grid: Grid, results: Mapping[str, Result], runs: _Runs) -> dict[str, Result]:
     gpu = grid.columns["gpu"]
     if None in gpu.values:
         return {}
@@ -158,12 +228,14 @@ def _devices(grid: Grid, results: Mapping[str, Result]) -> dict[str, Result]:
     total = results["total_bytes"]
     assert isinstance(total, np.ndarray)  # noqa: S101 - bytes are numbers
     row_memory = memory[gpu.codes]
-    found = fit(row_memory, total.astype(np.float64))
+    spread = fit(row_memory, total.astype(np.float64))
+    found = fit(row_memory, runs.needed(total.astype(np.float64)))
+    headroom = np.asarray(found.headroom_bytes)
     return {
         "gpu_memory_bytes": exact_integers(memory)[gpu.codes],
-        "headroom_bytes": exact_integers(np.asarray(found.headroom_bytes)),
-        "fits": np.asarray(found.fits),
-        "min_gpus": exact_integers(np.asarray(found.min_gpus)),
+        "headroom_bytes": exact_integers(headroom) if not runs.numbers else blank_where_missing(headroom),
+        "fits": runs.fits(np.asarray(found.fits)),
+        "min_gpus": exact_integers(np.asarray(spread.min_gpus)),
     }
 
 

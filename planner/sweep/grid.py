@@ -11,9 +11,10 @@ import numpy as np
 
 from planner.located import Place
 from planner.precisions import find_precision
-from planner.scenario import FIELDS, TRAINING
+from planner.scenario import FIELDS, SERVING_ONLY, TRAINING, TRAINING_ONLY
 from planner.sweep.axes import Axes, Axis
 from planner.sweep.columns import Coded, Codes, Mask, distinct
+from planner.training.recipe import find_recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +140,37 @@ def blank_by_mode(grid: Grid) -> Blanked:
     }
     cached = on_values(columns["past"], lambda past: past > 0) & training
     notes = ["past is 0 in training, which keeps no cache"] if cached.any() else []
-    return Blanked(grid=grid.with_columns(changed), notes=tuple(notes))
+    for names, rows in ((TRAINING_ONLY, ~training), (SERVING_ONLY, training)):
+        changed |= {name: columns[name].replaced(rows, FIELDS[name].default) for name in names}
+    if "weights" in grid.places:
+        changed["quantization"] = _stored(changed["engine"], changed["quantization"], columns["weights"])
+    with_habits = grid.with_columns(changed)
+    return Blanked(grid=with_habits.with_columns(_recipe_habits(with_habits)), notes=tuple(notes))
+
+
+def _stored(engine: Coded, quantization: Coded, weights: Coded) -> Coded:
+    """How an engine stores weights, where the file says so by `weights` and not by the engine's own word."""
+    silent = on_values(engine, lambda name: name is not None) & on_values(quantization, lambda name: name is None)
+    for name in weights.values:
+        rows = silent & on_values(weights, lambda value, name=name: value == name)  # type: ignore[misc]
+        quantization = quantization.replaced(rows, name)
+    return quantization
+
+
+def _recipe_habits(grid: Grid) -> dict[str, Coded]:
+    """Precision and optimizer of each row's recipe, where the file states none."""
+    changed: dict[str, Coded] = {}
+    recipe = grid.columns["recipe"]
+    for name in ("precision", "optimizer"):
+        column = grid.columns[name]
+        if name in grid.places:
+            continue
+        for used in recipe.values:
+            if used is not None:
+                rows = on_values(recipe, lambda value, used=used: value == used)  # type: ignore[misc]
+                column = column.replaced(rows, find_recipe(used).word(name, FIELDS[name].default))
+        changed[name] = column
+    return changed
 
 
 def _weights_of_precision(weights: Coded, precision: Coded, training: Mask) -> Coded:

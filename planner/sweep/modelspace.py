@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from planner.compute import POSITION_EMBEDDING, compute
+from planner.compute import compute, longest_sequence
 from planner.errors import ConfigError, PlannerError, ScenarioError, UnsupportedError
 from planner.families.config import dimension_names, field_of, validate_value
 from planner.located import Place
 from planner.models import Model, build_model
-from planner.nodes import Embedding, Node, walk
+from planner.nodes import Node
 from planner.plan import CONVENTION
 from planner.sources import ConfigSource, find_config
 from planner.sweep.columns import Coded, Codes, Mask, Numbers, distinct, groups
@@ -167,9 +167,7 @@ class ModelSpace:
         self._describe(number, members, tree)
 
     def _describe(self, group: int, members: Codes, tree: Node) -> None:
-        for row in walk(tree):
-            if isinstance(row.leaf, Embedding) and row.bucket == POSITION_EMBEDDING and row.stream.kind == "tokens":
-                self.longest[members] = row.leaf.num_embeddings
+        self.longest[members] = longest_sequence(tree)
         one = self.tree(group, members[:1])
         for name, used in self.reads.items():
             used[members] = _reads(one, name)

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from planner.scenario import USUAL
 from planner.sweep.axes import Axes, Condition, read_axes
 from planner.sweep.columns import Coded, Mask
 from planner.sweep.evaluate import DEVICE_COLUMNS, Result, evaluate
 from planner.sweep.grid import Grid, blank_by_mode, blank_by_model, expand
 from planner.sweep.modelspace import ModelSpace, Progress
-from planner.sweep.table import RESULTS, Report, input_column, kind_of
+from planner.sweep.table import OPTIONAL, RESULTS, Report, input_column, kind_of
 from planner.sweep.where import Filter, split_conjunctions
 
 
@@ -173,13 +174,15 @@ def _emptied(axes: Axes, grid: Grid) -> list[str]:
 def _report(
     name: str, grid: Grid, results: Mapping[str, Result], notes: Sequence[str], assumptions: tuple[str, ...] = ()
 ) -> Report:
-    inputs = [input_column(field, values) for field, values in grid.columns.items()]
+    # Fields of jobs and engines are many: they stand in the report where the file states them.
+    shown = [field for field in grid.columns if field in USUAL or field in grid.places or field.startswith("set.")]
+    inputs = [input_column(field, grid.columns[field]) for field in shown]
     return Report(
         name=name,
-        columns=(*inputs, *RESULTS),
-        data={**grid.columns, **results},
+        columns=(*inputs, *(column for column in RESULTS if column.name in results or column.name not in OPTIONAL)),
+        data={**{field: grid.columns[field] for field in shown}, **results},
         rows=grid.rows,
-        inputs=tuple(grid.columns),
+        inputs=tuple(shown),
         notes=tuple(notes),
         assumptions=assumptions,
     )

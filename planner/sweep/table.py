@@ -63,14 +63,60 @@ RESULTS: tuple[Column, ...] = (
         "One forward pass over the positions that it processes; convention matmul, a multiply-add is 2.",
     ),
     _result("training_flops_per_token", "FLOP/token", "number", "The same with backward, every parameter trained."),
+    _result("gpus", "GPU", "integer", "GPUs of the job: tp x pp x dp x cp; with a recipe or an engine."),
+    _result("steady_bytes", "B", "integer", "Allocated between steps on the fullest GPU; with a recipe."),
+    _result("peak_bytes", "B", "integer", "Allocated at most on the fullest GPU; with a recipe."),
+    _result(
+        "peak_low_bytes", "B", "integer", "90 % of measurements of the recipe lie between this and peak_high_bytes."
+    ),
+    _result("peak_high_bytes", "B", "integer", "See peak_low_bytes; blank where no measurement covers the recipe."),
+    _result(
+        "device_bytes",
+        "B",
+        "integer",
+        "Peak as the driver reports it: allocator, context, collectives; for an engine, with its pool.",
+    ),
+    _result("kv_pool_bytes", "B", "integer", "Left for the KV cache on a GPU; with an engine."),
+    _result("kv_tokens", "token", "integer", "Tokens that the pool holds; with an engine."),
+    _result("max_concurrency", "-", "number", "Requests of max_model_len that the pool holds; with an engine."),
+    _result("starts", "-", "flag", "Whether the engine starts: one such request fits."),
+    _result("refused", "-", "text", "Why such a layout cannot exist; with a recipe or an engine."),
     _result("gpu_memory_bytes", "B", "integer", "Memory of one GPU that programs can see."),
-    _result("headroom_bytes", "B", "integer", "Memory of one GPU less total_bytes; negative where it does not fit."),
-    _result("fits", "-", "flag", "Whether one GPU holds total_bytes: the model's states, not activations or cache."),
+    _result(
+        "headroom_bytes",
+        "B",
+        "integer",
+        "Memory of one GPU less device_bytes, or less total_bytes without a recipe; negative where it does not fit.",
+    ),
+    _result(
+        "fits",
+        "-",
+        "flag",
+        "Whether one GPU holds device_bytes, or, without a recipe, total_bytes: the model's states.",
+    ),
     _result(
         "min_gpus", "GPU", "integer", "Fewest GPUs of the kind whose memory together holds total_bytes, spread evenly."
     ),
 )
 """Columns that are computed, in the order of the report."""
+
+
+OPTIONAL = frozenset(
+    {
+        "gpus",
+        "steady_bytes",
+        "peak_bytes",
+        "peak_low_bytes",
+        "peak_high_bytes",
+        "device_bytes",
+        "kv_pool_bytes",
+        "kv_tokens",
+        "max_concurrency",
+        "starts",
+        "refused",
+    }
+)
+"""Those that a report has only where a row asks for a job or an engine."""
 
 
 def input_column(name: str, values: Coded | None = None) -> Column:

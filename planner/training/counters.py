@@ -22,7 +22,7 @@ def reserved_bytes(allocated: Num, job: TrainingJob) -> Num:
 
 
 def device_bytes(allocated: Num, job: TrainingJob) -> Num:
-    """What the driver reports: reserved, the CUDA context, and, with several devices, the buffers of collectives. [B]"""
+    """What the driver reports: reserved, the CUDA context, and with several devices collectives' buffers. [B]"""
     collectives = job.recipe.number("collective_buffers", "B", COLLECTIVE_BYTES)
     return (
         reserved_bytes(allocated, job)

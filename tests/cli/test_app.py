@@ -37,7 +37,22 @@ def test_the_version() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout == f"planner {__version__}\n"
 
 
-COMMANDS = ["params", "flops", "memory", "verify", "sweep", "plan", "schema", "gpus", "models"]
+COMMANDS = [
+    "params",
+    "flops",
+    "memory",
+    "cache",
+    "fit",
+    "verify",
+    "validate",
+    "sweep",
+    "plan",
+    "schema",
+    "gpus",
+    "models",
+    "recipes",
+    "engines",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
