@@ -1,0 +1,63 @@
+"""A scenario: one question, as data. A file of it may ask many at once, see `planner.sweep`."""
+
+from planner.scenario.document import (
+    at_its_field,
+    check_document,
+    is_range,
+    read_document,
+    read_scenario,
+    scenario_from,
+    scenario_of,
+    stated_fields,
+)
+from planner.scenario.fields import (
+    COMBINING,
+    DEFAULT_WEIGHTS,
+    DEGREES,
+    EVERY_GPU,
+    FIELDS,
+    INFERENCE,
+    LARGEST_COUNT,
+    NUMBERS,
+    RANGE_KEYS,
+    SERVING_ONLY,
+    TRAINING,
+    TRAINING_ONLY,
+    USUAL,
+    AtLeastOne,
+    AtLeastZero,
+    Mode,
+    Scenario,
+)
+from planner.scenario.values import (
+    checked_value,
+)
+
+__all__ = [
+    "COMBINING",
+    "DEFAULT_WEIGHTS",
+    "DEGREES",
+    "EVERY_GPU",
+    "FIELDS",
+    "INFERENCE",
+    "LARGEST_COUNT",
+    "NUMBERS",
+    "RANGE_KEYS",
+    "SERVING_ONLY",
+    "TRAINING",
+    "TRAINING_ONLY",
+    "USUAL",
+    "AtLeastOne",
+    "AtLeastZero",
+    "Mode",
+    "Scenario",
+    "at_its_field",
+    "check_document",
+    "checked_value",
+    "is_range",
+    "read_document",
+    "read_scenario",
+    "scenario_from",
+    "scenario_of",
+    "stated_fields",
+]
