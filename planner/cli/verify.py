@@ -24,11 +24,14 @@ EXIT_DIFFERENT = 1
 """Some number is not the real model's; 2 is left to errors."""
 
 OF_A_MODEL = ("source_length", "past", "images", "attention", "experts", "backward", "memory")
-OF_MEMORY = ("checkpointing", "dtype")
+OF_MEMORY = ("checkpointing", "dtype", "cache")
 OF_A_CONFIG = ("class_name", "overrides", "models_dir", "offline")
 OF_A_STEP = ("batch_size", "sequence_length")
 OF_THE_CATALOG = ("limit", "family")
 """Options that mean something for one of MODEL, --module, --all and --memory only, by their names in the code."""
+
+NOT_OF_TRAINING, NOT_OF_A_CACHE = ("backward", "past"), ("backward", "checkpointing")
+"""Options that mean nothing for --memory, without --cache and with it."""
 
 
 def verify(
@@ -81,8 +84,20 @@ def verify(
         bool, typer.Option("--checkpointing", help="With --memory: compute blocks again in backward.")
     ] = False,
     dtype: Annotated[
-        str, typer.Option(metavar="fp32|bf16|autocast", help="With --memory: precision of weights and products.")
+        str,
+        typer.Option(
+            metavar="fp32|bf16|autocast",
+            help="With --memory: precision of weights and products; autocast is for training.",
+        ),
     ] = "bf16",
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="dynamic|static",
+            help="With --memory: no training, but a prompt and what follows it, with this cache of transformers.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --all: no more models than this.")] = None,
     family: Annotated[
         str | None, typer.Option(metavar="MODEL_TYPE", help="With --all: only this model_type, such as llama.")
@@ -95,7 +110,8 @@ def verify(
 ) -> None:
     """Build the real model with random weights, run it, and compare every parameter and every matrix product.
 
-    With --memory, compare what autograd keeps for backward, and what a whole training step holds at a time.
+    With --memory, compare what autograd keeps for backward, and what a whole training step holds at a time; with
+    --cache, what the cache holds behind a prompt (--past, or all tokens) and behind what follows it.
 
     Exit status: 0 if no path differs, 1 if one does, 2 if the question cannot be answered.
     """
@@ -121,13 +137,16 @@ def verify(
         _print([_of_module(module, device or "cpu")], output_format)
     elif model is not None:
         _refuse(context, "a model", OF_THE_CATALOG)
-        _refuse(context, "--memory", ("backward", "past")) if memory else _refuse(context, "products", OF_MEMORY)
+        _check_options(context, memory=memory, cache=cache)
         loaded = load_model(
             model, models_dir=models_dir, overrides=parse_overrides(overrides), class_name=class_name, offline=offline
         )
         if memory:
             how = {"device": device or "meta", "attention": attention, "experts": experts, "dtype": dtype}
-            _memory(loaded, step, how, output_format, checkpointing=checkpointing)
+            if cache is None:
+                _memory(loaded, step, how, output_format, checkpointing=checkpointing)
+            else:
+                _inference(loaded, step, {**how, "cache": cache}, output_format)
             return
         with _progress() as tell:
             tell("loading torch and transformers")
@@ -153,6 +172,16 @@ def _refuse(context: typer.Context, what: str, names: tuple[str, ...]) -> None:
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name in names and source is not None and source.name == "COMMANDLINE":
             raise PlannerError(f"means nothing for {what}", key=parameter.opts[0])
+
+
+def _check_options(context: typer.Context, *, memory: bool, cache: str | None) -> None:
+    """What is asked of a model: products, a training step, or a cache."""
+    if not memory:
+        _refuse(context, "products (ask for --memory)", OF_MEMORY)
+    elif cache is None:
+        _refuse(context, "--memory", NOT_OF_TRAINING)
+    else:
+        _refuse(context, "--cache", NOT_OF_A_CACHE)
 
 
 def _of_module(name: str, device: str) -> Verification:
@@ -184,6 +213,31 @@ def _memory(model: Model, step: Step, how: dict[str, str], output_format: str, *
     json = output_format == "json"
     tables = "\n".join(render(table, "text") for table in memory_tables(results))
     typer.echo(memory_json(results) if json else tables, nl=False)
+    if not all(result.exact for result in results):
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+def _inference(model: Model, step: Step, how: dict[str, str], output_format: str) -> None:
+    from planner.cli.verify_inference import inference_json, inference_tables
+    from planner.report import render
+
+    with _progress() as tell:
+        tell("loading torch and transformers")
+        from planner.verify.inference import verify_inference
+
+        results = verify_inference(
+            model,
+            step=step,
+            cache=how["cache"],
+            device=how["device"],
+            attention=how["attention"],
+            experts=how["experts"],
+            dtype=how["dtype"],
+            progress=tell,
+        )
+    json = output_format == "json"
+    tables = "\n".join(render(table, "text") for table in inference_tables(results))
+    typer.echo(inference_json(results) if json else tables, nl=False)
     if not all(result.exact for result in results):
         raise typer.Exit(EXIT_DIFFERENT)
 

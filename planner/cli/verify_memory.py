@@ -64,7 +64,9 @@ def _held(result: MemoryVerification) -> Iterator[list[Cell]]:
         actual = ends.get(name)
         yield [*how, name, size, actual, None if actual is None else actual - size]
     for phase in peak.phases:
-        yield [*how, f"peak of {phase.name}", None, phase.peak_bytes, None]
+        expected = peak.of_phase(phase)
+        apart = None if expected is None else phase.peak_bytes - expected
+        yield [*how, f"peak of {phase.name}", expected, phase.peak_bytes, apart]
     figure = peak.figure
     yield [*how, "peak of the step", figure.expected, figure.actual, figure.difference]
     cuda = {"reserved by CUDA's allocator": peak.reserved_bytes, "used of the device": peak.device_bytes}
@@ -75,6 +77,7 @@ def _held(result: MemoryVerification) -> Iterator[list[Cell]]:
 
 def _notes(results: Sequence[MemoryVerification]) -> Iterator[str]:
     yield "planner: weights, AdamW's states, what is kept, and the largest temporaries of each phase"
+    yield "backward of the blocks: of the fullest one, with the gradients of its activations and of weights so far"
     if any(result.device != "cuda" for result in results):
         yield "real model: bytes of storages; an allocator rounds up and keeps some for later"
     if any(result.tensors == "fake" and result.dtype == "autocast" for result in results):

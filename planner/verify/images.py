@@ -165,11 +165,10 @@ def _grid(real: Any, config: Any, step: Step, count: int, tokens: int, random: R
     from transformers import vision_utils
 
     tower, modules = config.vision_config, list(real.modules())
-    channels = tower.in_channels if hasattr(tower, "in_channels") else tower.num_channels
-    side, merge = round(tower.num_patches**0.5), int(tower.spatial_merge_size)
-    pixels = random(count * side * side, channels * tower.temporal_patch_size * tower.patch_size**2)
+    height, width = _rows_and_columns(tower)
+    pixels = random(count * height * width, *_patch(tower))
     device = pixels.device
-    grid = torch.tensor([[1, side, side]], device="cpu").expand(count, 3).contiguous()
+    grid = torch.tensor([[1, height, width]], device="cpu").expand(count, 3).contiguous()
     known: dict[str, Any] = {"image_grid_thw": grid}
     for module in modules:
         if type(module).__name__.endswith("VisionRotaryEmbedding"):
@@ -183,7 +182,7 @@ def _grid(real: Any, config: Any, step: Step, count: int, tokens: int, random: R
             grid,
             num_grid_per_side=int(tower.num_position_embeddings**0.5),
             align_corners=True,
-            spatial_merge_size=merge,
+            spatial_merge_size=int(tower.spatial_merge_size),
         )
         known |= {"image_interp_indices": indices.to(device), "image_interp_weights": weights.to(device)}
     if device.type == "meta":
@@ -191,6 +190,22 @@ def _grid(real: Any, config: Any, step: Step, count: int, tokens: int, random: R
             if hasattr(module, "_deepstack_process"):
                 module._deepstack_process = MethodType(_add_features, module)  # noqa: SLF001 - replaced on purpose
     return Images(inputs={"pixel_values": pixels}, known=known, tokens=tokens)
+
+
+def _rows_and_columns(tower: Any) -> tuple[int, int]:
+    """Patches of an image: as many as the table of positions has, or those of a square."""
+    if hasattr(tower, "pos_emb_height"):
+        return int(tower.pos_emb_height), int(tower.pos_emb_width)
+    side = round(tower.num_patches**0.5)
+    return side, side
+
+
+def _patch(tower: Any) -> tuple[int, ...]:
+    """Shape of one patch: flat where frames are merged into it, and else a small image of three colours."""
+    if not hasattr(tower, "temporal_patch_size"):
+        return 3, tower.patch_size, tower.patch_size
+    channels = tower.in_channels if hasattr(tower, "in_channels") else tower.num_channels
+    return (channels * tower.temporal_patch_size * tower.patch_size**2,)
 
 
 def _beside_the_first(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

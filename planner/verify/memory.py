@@ -9,18 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from planner.activations import SavedTensor
 from planner.activations.context import ExpertKernel
 from planner.activations.huggingface import TrainingDtype, huggingface_saved
+from planner.activations.tape import Arithmetic, Tape
+from planner.counts import held_tensors
+from planner.counts import parameters as row_parameters
 from planner.errors import UnsupportedError
 from planner.models import BUILDER, Model
 from planner.nodes import Linear, walk
 from planner.real.build import DTYPES, quiet, real_class
+from planner.verify.backward import WeightedTape, backward_moments, is_idle, outside_bytes, sum_bytes
 from planner.verify.call import arguments
 from planner.verify.choices import ALL, AUTO, DEVICES, Implementation, check_choice, implementations
 from planner.verify.execute import Progress, runtime_errors
+from planner.verify.fake import fake_tensors
 from planner.verify.free_memory import needed_bytes, refuse_what_does_not_fit
 from planner.verify.memory_result import MemoryVerification, Part, Peak
 from planner.verify.peak import CudaCounter, StorageCounter, step_phases
@@ -37,8 +41,8 @@ OUTSIDE, LOSS = "outside of the blocks", "loss"
 AS_ON_CUDA = {"foreach": True}
 """AdamW on all parameters at once, which is torch's own choice on CUDA, and not on a CPU."""
 
-STATES = 2
-"""AdamW keeps two numbers a parameter; its step counter is 4 bytes a tensor."""
+STATES, COUNTER_BYTES = 2, 4
+"""AdamW keeps two numbers a parameter, and a counter of its steps a tensor, of those that have a gradient."""
 
 
 def verify_memory(
@@ -122,7 +126,7 @@ class _Run:
                 self._tree, self._step, DTYPES["cpu"].itemsize, experts=self._how.experts, backward=True
             )
             refuse_what_does_not_fit(needed, self._device)
-        predicted = self._predicted()
+        predicted = self._predicted(checkpointing=self._checkpointing)
         self._tell(f"running {self._model.class_name} with attention {self._how.attention} forward")
         with self._built() as (real, loss_of, inputs):
             kept = kept_tensors(real, loss_of, inputs)
@@ -141,7 +145,9 @@ class _Run:
             peak=self._peak(predicted) if peak else None,
         )
 
-    def _predicted(self) -> tuple[SavedTensor, ...]:
+    def _predicted(
+        self, *, checkpointing: bool, make_tape: Callable[[Arithmetic], Tape] = Tape
+    ) -> tuple[SavedTensor, ...]:
         return huggingface_saved(
             self._tree,
             self._step,
@@ -149,7 +155,8 @@ class _Run:
             attention="sdpa" if self._how.attention == "sdpa" else "eager",
             experts=_experts(self._how.experts),
             device="cuda" if self._device == "cuda" else "cpu",
-            checkpointing=self._checkpointing,
+            checkpointing=checkpointing,
+            make_tape=make_tape,
         )
 
     @contextmanager
@@ -160,7 +167,7 @@ class _Run:
         with (
             quiet(),
             runtime_errors(self._device, self._model.class_name),
-            _fake_tensors() if fake else nullcontext(),
+            fake_tensors() if fake else nullcontext(),
         ):
             real: Any = build(self._model, self._how, dtype=self._weights, device=device, fake=fake)
             real.train()
@@ -192,7 +199,7 @@ class _Run:
             parameters = sum(p.numel() * p.element_size() for p in real.parameters())
             buffers = sum(b.numel() * b.element_size() for b in real.buffers())
             beside = buffers + sum(tensor.numel() * tensor.element_size() for tensor in inputs)
-            counters = 4 * sum(1 for _ in real.parameters())
+            counters = COUNTER_BYTES * sum(1 for _ in real.parameters())
             if self._device == "cuda":
                 phases = step_phases(real, loss_of, CudaCounter(), AS_ON_CUDA)
                 free, whole = torch.cuda.mem_get_info()
@@ -200,34 +207,40 @@ class _Run:
             else:
                 held = chain(real.parameters(), real.buffers(), inputs)
                 phases, cuda = step_phases(real, loss_of, StorageCounter(held), AS_ON_CUDA), {}
-        kept = sum(int(tensor.size_bytes * tensor.copies) for tensor in predicted)
-        resident = (1 + STATES) * parameters + counters + beside
-        flowing = 2 * sum(int(t.size_bytes) for t in predicted if t.path == LOSS and t.name == "log-probabilities")
-        sums = {
-            "end of forward": resident + kept,
-            "backward of the loss": resident + kept + flowing,
-            # Gradients, and one temporary of torch's AdamW that is as large as all parameters.
-            "optimizer step": resident + 2 * parameters,
-        }
+        idle = [row for row in walk(self._tree) if is_idle(row, self._step)]
+        trained = parameters - sum(int(row_parameters(row)) for row in idle) * self._weights.itemsize
+        counters -= COUNTER_BYTES * sum(int(row.copies) * len(held_tensors(row)) for row in idle)
+        resident = parameters + STATES * trained + counters + beside
+        # Gradients, and one temporary of torch's AdamW that is as large as all that it trains.
+        sums = {**self._activations(predicted), "optimizer step": 2 * trained}
+        sums = {name: resident + size for name, size in sums.items()}
         return Peak(phases=phases, predicted=sums, **cuda)
 
+    def _activations(self, predicted: tuple[SavedTensor, ...]) -> dict[str, int]:
+        """What forward and backward hold beside weights and states, at the moments that may be the fullest. [B]"""
+        tapes: list[WeightedTape] = []
 
-@contextmanager
-def _fake_tensors() -> Iterator[None]:
-    """Fake tensors have no values, from which a class would read that no samples are packed into one.
+        def make_tape(arithmetic: Arithmetic) -> WeightedTape:
+            tapes.append(WeightedTape(arithmetic))
+            return tapes[-1]
 
-    It would make a mask to be on the safe side, which real tensors do without.
-    """
-    from transformers import masking_utils
-
-    module: Any = masking_utils
-    found = module.find_packed_sequence_indices
-    module.find_packed_sequence_indices = lambda *_, **__: None
-    try:
-        with FakeTensorMode():
-            yield
-    finally:
-        module.find_packed_sequence_indices = found
+        whole = self._predicted(checkpointing=False, make_tape=make_tape)
+        # Arguments that all blocks share are none of what autograd keeps where blocks are computed again, and yet stay.
+        kept = sum_bytes(predicted) + (outside_bytes(whole) - outside_bytes(predicted))
+        flowing = 2 * sum(int(t.size_bytes) for t in predicted if t.path == LOSS and t.name == "log-probabilities")
+        return {
+            "end of forward": kept,
+            "backward of the loss": kept + flowing,
+            **backward_moments(
+                self._tree,
+                self._step,
+                whole,
+                [block for tape in tapes for block in tape.blocks()],
+                element_bytes=self._weights.itemsize,
+                checkpointing=self._checkpointing,
+                watched=self._device != "cuda",
+            ),
+        }
 
 
 def _start_token(config: Any) -> None:

@@ -40,14 +40,20 @@ class Peak:
     reserved_bytes, device_bytes : int or None
         On CUDA: what its allocator holds, and what is used of the device. [B]
     predicted : dict of str to int
-        What is held at the end of forward, while the loss flows back through the logits, and in the optimizer's step,
-        as sums of weights, states, gradients and kept tensors. [B]
+        What is held at the end of forward, while the loss flows back through the logits, while the fullest block and
+        the embedding run backward, and in the optimizer's step, as sums of weights, states, gradients and kept tensors.
+        The names of moments of backward begin with it. [B]
     """
 
     phases: tuple[Phase, ...]
     predicted: dict[str, int]
     reserved_bytes: int | None = None
     device_bytes: int | None = None
+
+    def of_phase(self, phase: Phase) -> int | None:
+        """Largest predicted sum of a phase; None of forward, where only what it ends with is predicted. [B]"""
+        sums = [size for name, size in self.predicted.items() if name.startswith(phase.name)]
+        return max(sums, default=None)
 
     @property
     def figure(self) -> Figure:

@@ -18,12 +18,12 @@ pytestmark = pytest.mark.slow
 
 TWO_TOWERS = ("clip", "siglip")
 BESIDE_TEXT = (
-    *("gemma3", "gemma4", "idefics3", "llama4", "llava", "minimax_m3_vl", "mllama", "paligemma"),
+    *("gemma3", "gemma4", "idefics3", "kimi_k25", "llama4", "llava", "minimax_m3_vl", "mllama", "paligemma"),
     *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm", "vipllava"),
 )
 
-ASKS_FOR_VALUES = ("gemma4", "idefics3", "minimax_m3_vl", "smolvlm")
-"""Their shapes depend on where the tokens of images are, or which images are not empty."""
+ASKS_FOR_VALUES = ("gemma4", "idefics3", "kimi_k25", "minimax_m3_vl", "smolvlm")
+"""Their shapes depend on where the tokens of images are, which images are not empty, or how large each one is."""
 
 SMALL_IMAGES: dict[str, dict[str, Any]] = {
     "minimax_m3_vl": {"image_token_index": 92, "video_token_index": 93},
@@ -38,7 +38,12 @@ def assert_exact(results: list[Verification]) -> None:
 
 
 def with_images(tiny_model: TinyModel, model_type: str, **changes: object) -> Model:
-    return tiny_model(model_type, **SMALL_IMAGES.get(model_type, {}), **changes)
+    more = dict(SMALL_IMAGES.get(model_type, {}))
+    if model_type == "kimi_k25":
+        # rotary positions in two directions want heads whose width is a multiple of 4; an image need not be square
+        tower = {**tiny_model(model_type).raw["vision_config"], "num_attention_heads": 5, "pos_emb_width": 6}
+        more["vision_config"] = tower
+    return tiny_model(model_type, **more, **changes)
 
 
 @pytest.mark.parametrize("model_type", [*TWO_TOWERS, *BESIDE_TEXT])
@@ -65,7 +70,7 @@ def test_a_class_that_looks_for_the_places_of_images_says_that_meta_has_none(
 
 @pytest.mark.parametrize("model_type", BESIDE_TEXT)
 def test_a_tower_does_not_run_without_images(tiny_model: TinyModel, model_type: str) -> None:
-    model, length = tiny_model(model_type), 24
+    model, length = with_images(tiny_model, model_type), 24
     none, one = (verify(model, step=Step(sequence_length=length, images=count), device="cpu") for count in (0, 1))
     assert_exact([*none, *one])
     assert none[0].flops.actual < one[0].flops.actual
@@ -75,7 +80,7 @@ def test_a_tower_does_not_run_without_images(tiny_model: TinyModel, model_type: 
 @pytest.mark.parametrize("images", [0, 2])
 def test_while_decoding_images_are_at_hand(tiny_model: TinyModel, model_type: str, images: int) -> None:
     step = Step(batch_size=2, sequence_length=3, past=20, images=images)
-    assert_exact(verify(tiny_model(model_type), step=step, device="cpu"))
+    assert_exact(verify(with_images(tiny_model, model_type), step=step, device="cpu"))
 
 
 def test_layers_that_look_at_images_still_see_them_while_decoding(tiny_model: TinyModel) -> None:
