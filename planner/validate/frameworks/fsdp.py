@@ -22,7 +22,16 @@ from planner.validate.frameworks import fields
 from planner.validate.reading import Reading, Skipped
 from planner.workload import Step
 
-RECIPES = ("torchtitan", "torchtitan-2024", "torchtune", "kempner-fsdp2", "fsdp2", "modded-nanogpt", "torch")
+RECIPES = (
+    "torchtitan",
+    "torchtitan-2024",
+    "torchtune",
+    "kempner-fsdp2",
+    "kempner-fsdp2-accumulating",
+    "fsdp2",
+    "modded-nanogpt",
+    "torch",
+)
 
 ALPACA = "full_finetune_single_device default"
 """Words of a row that runs torchtune's usual config for one device, whatever it states besides."""
