@@ -122,6 +122,25 @@ def even_split(layers: int, parts: int) -> tuple[int, ...]:
     return tuple(whole + (1 if part < rest else 0) for part in range(parts))
 
 
+def parse_split(text: str) -> tuple[int, ...]:
+    """Layers of each pipeline chunk from words.
+
+    Raises
+    ------
+    PlannerError
+        It is no list of whole numbers.
+
+    Examples
+    --------
+    >>> parse_split("7,8,8,9")
+    (7, 8, 8, 9)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise PlannerError(f"expected layers of each chunk, as 7,8,8,9, got '{text}'", key="pipeline_split")
+    return tuple(int(part) for part in parts)
+
+
 def pipeline_stages(layers: int, pp: int, vp: int = 1, split: tuple[int, ...] | None = None) -> tuple[Stage, ...]:
     """Stages of a pipeline in order.
 
@@ -152,7 +171,7 @@ def pipeline_stages(layers: int, pp: int, vp: int = 1, split: tuple[int, ...] | 
     if len(split) != chunks or sum(split) != layers:
         raise PlannerError(
             f"the split {split} has {len(split)} parts and {sum(split)} layers, expected {chunks} and {layers}",
-            key="pp",
+            key="pipeline_split",
         )
     starts = [sum(split[:chunk]) for chunk in range(chunks)]
     held = [range(start, start + size) for start, size in zip(starts, split, strict=True)]

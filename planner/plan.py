@@ -22,13 +22,14 @@ from planner.models import BUILDER, Model, load_model
 from planner.nodes import Node
 from planner.numeric import Num, maximum
 from planner.optimizers import find_optimizer
-from planner.parallelism import Parallelism
+from planner.parallelism import Parallelism, parse_split
 from planner.precisions import find_precision
 from planner.scenario import SERVING_ONLY, TRAINING, Mode, Scenario
 from planner.serving.generate import GenerateOptions, generate_memory
 from planner.serving.llama_cpp import LlamaOptions, LlamaServing, serve_llama
 from planner.serving.options import ServeOptions
 from planner.serving.serve import Serving, serve
+from planner.serving.weights import StoredSizes
 from planner.training import Recipe, TrainingJob, TrainingMemory, find_recipe, training_memory_of
 from planner.training.counters import device_bytes
 from planner.training.setup import training_job
@@ -82,6 +83,7 @@ def parallelism_of(fields: Mapping[str, Any], zero: int) -> Parallelism:
         ep=fields["ep"],
         etp=fields["etp"],
         sequence_parallel=fields["sequence_parallel"],
+        shard=fields["shard"],
         zero=zero,  # type: ignore[arg-type]  # a scenario's field is bounded
     )
 
@@ -120,6 +122,8 @@ def job_of(fields: Mapping[str, Any], step: Step, model: Model, tree: Node) -> T
         adapter=_adapter(fields, recipe, model, tree),
         base=fields["base_weights"],
         device=fields["gpu"] or "",
+        stage_split=None if fields["pipeline_split"] is None else parse_split(fields["pipeline_split"]),
+        offload_activations=fields["offload_activations"],
     )
 
 
@@ -169,7 +173,9 @@ class EngineAnswer:
         return max(devices, key=lambda device: float(device.total_bytes)).rows
 
 
-def engine_answer(fields: Mapping[str, Any], model: Model, tree: Node, device: Device) -> EngineAnswer:
+def engine_answer(
+    fields: Mapping[str, Any], model: Model, tree: Node, device: Device, stored: StoredSizes | None = None
+) -> EngineAnswer:
     """What an engine holds with the flags that the fields of a scenario state; the engine fills in the others.
 
     Parameters
@@ -180,6 +186,8 @@ def engine_answer(fields: Mapping[str, Any], model: Model, tree: Node, device: D
         What is served, and its tree, whose dimensions may be columns.
     device : Device
         Each of the accelerators.
+    stored : mapping, optional
+        Sizes in the checkpoint's files, which stand above the format.
 
     Raises
     ------
@@ -198,7 +206,7 @@ def engine_answer(fields: Mapping[str, Any], model: Model, tree: Node, device: D
         )
         memory = generate_memory(model, options, engine=engine, tree=tree)
         return EngineAnswer(engine=engine, device_bytes=memory.total_bytes, generating=memory)
-    serving = serve(model, engine, device, serve_options(fields), tree=tree)
+    serving = serve(model, engine, device, serve_options(fields), tree=tree, stored=stored)
     return EngineAnswer(engine=engine, device_bytes=serving.device_bytes, serving=serving)
 
 

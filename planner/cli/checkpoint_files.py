@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from planner.headers import Comparison, StoredCheckpoint
+    from planner.headers import Comparison, StoredBytes, StoredCheckpoint
     from planner.memory import Memory
     from planner.models import Model
     from planner.report import Table
@@ -108,6 +108,13 @@ def _model_beside(
     model = build_model(source, parse_overrides(overrides), class_name)
     warn_about_unread_keys(model)
     return model
+
+
+def stored_sizes(found: Named) -> Mapping[str, StoredBytes] | None:
+    """Sizes of the model's tensors in its files; None where only a config was asked for."""
+    from planner.headers import stored_bytes_by_tensor
+
+    return None if found.comparison is None else stored_bytes_by_tensor(found.comparison)
 
 
 def stored_table(found: Named) -> Table:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planner.cli import run_options as run
-from planner.cli.checkpoint_files import FromFiles, files_memory, files_memory_table, named
+from planner.cli.checkpoint_files import FromFiles, files_memory, files_memory_table, named, stored_sizes
 from planner.cli.options import ClassName, ModelName, ModelsDir, Offline, Overrides
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from planner.models import Model
     from planner.report import Table
     from planner.scenario import Scenario
+    from planner.serving.weights import StoredSizes
 
 
 @run.takes_fields(run.STEP, run.SPREAD, run.TRAINING, run.SERVING)
@@ -84,8 +85,9 @@ def memory(
         asked = run.scenario_of_options(name, {**fields, "weights": weights})
         if not gpus:
             raise PlannerError("is needed: what an engine reserves follows from its memory", key="--gpu")
+        stored = stored_sizes(found)
         for device in devices:
-            _serving(model, asked, device, output_format)
+            _serving(model, asked, device, stored, output_format)
         return
     if given:
         if not training:
@@ -136,7 +138,7 @@ def refuse_others(given: Sequence[str], known: Collection[str], use: str) -> Non
             raise PlannerError(f"has no meaning with {use}", key=run.flag_of(field))
 
 
-def _serving(model: Model, asked: Scenario, device: Device, output_format: str) -> None:
+def _serving(model: Model, asked: Scenario, device: Device, stored: StoredSizes | None, output_format: str) -> None:
     """What an engine holds on one kind of device, and whether it starts."""
     import json
 
@@ -146,7 +148,7 @@ def _serving(model: Model, asked: Scenario, device: Device, output_format: str) 
     from planner.serving.verdict import verdict
 
     fields = asked.run
-    answer = engine_answer(fields, model, model.tree, device)
+    answer = engine_answer(fields, model, model.tree, device, stored)
     judged = (
         None
         if answer.serving is None

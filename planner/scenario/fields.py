@@ -109,6 +109,14 @@ class Scenario(BaseModel):
     zero: Annotated[int, Field(ge=0, le=3)] | None = Field(
         None, description="Training: ZeRO stage, 3 being FSDP's full shard; what the recipe does if left out."
     )
+    shard: AtLeastOne | None = Field(
+        None,
+        description="Training: ranks that share one sharded copy (HSDP); dp times cp of them if left out.",
+        json_schema_extra=_unit("GPU"),
+    )
+    pipeline_split: str | None = Field(
+        None, description="Training: layers of each pipeline chunk, as 7,8,8,9; as even as can be if left out."
+    )
     gradient_accumulation: AtLeastOne = Field(
         1, description="Training: micro-batches of one optimizer step; batch_size is one of them."
     )
@@ -116,6 +124,9 @@ class Scenario(BaseModel):
         None,
         description="Training: none, full, full:2 (every second block), selective:core_attention,mlp, or per_op; "
         "what the recipe does if left out.",
+    )
+    offload_activations: bool = Field(
+        False, description="Training: what is kept of blocks that are recomputed lies in the host's memory."
     )
     loss: str | None = Field(
         None, description="Training: how the loss is computed from the last hidden states; the recipe's if left out."
@@ -222,7 +233,7 @@ def _key_of(name: str, field: FieldInfo) -> str:
 FIELDS: Mapping[str, FieldInfo] = {_key_of(name, field): field for name, field in Scenario.model_fields.items()}
 """Fields by the key that a file gives them."""
 
-DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp")
+DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "shard")
 """Fields that say how a job is spread."""
 
 TRAINING_ONLY = (
@@ -233,8 +244,11 @@ TRAINING_ONLY = (
     "etp",
     "sequence_parallel",
     "zero",
+    "shard",
+    "pipeline_split",
     "gradient_accumulation",
     "recompute",
+    "offload_activations",
     "loss",
     "attention",
     "adapter",

@@ -16,6 +16,7 @@ from planner.errors import PlannerError, near_miss
 from planner.formats import find_format
 from planner.located import Located
 from planner.optimizers import find_optimizer
+from planner.parallelism import parse_split
 from planner.precisions import find_precision
 from planner.scenario.fields import FIELDS, INFERENCE, NUMBERS, TRAINING
 from planner.training.job import find_attention, parse_recompute
@@ -41,6 +42,7 @@ def _canonical_names() -> Mapping[str, Callable[[str], str]]:
         "optimizer": lambda name: find_optimizer(name).name,
         "recipe": lambda name: find_recipe(name).name,
         "recompute": _known(parse_recompute),
+        "pipeline_split": _known(parse_split),
         "loss": lambda name: find_loss_path(name).name,
         "attention": find_attention,
         "adapter": lambda name: Adapter(method=name).method,

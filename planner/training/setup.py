@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.formats import find_format
@@ -36,6 +37,8 @@ def training_job(
     base: str | None = None,
     compiled: bool | None = None,
     device: str = "",
+    stage_split: tuple[int, ...] | None = None,
+    offload_activations: bool = False,
 ) -> TrainingJob:
     """Job by catalog names; what is None is what the recipe usually does.
 
@@ -53,6 +56,10 @@ def training_job(
         What of the model is trained.
     compiled : bool, optional
         Whether torch.compile is used.
+    stage_split : tuple of int, optional
+        Layers of each pipeline chunk, where they are uneven.
+    offload_activations : bool
+        What is kept of recomputed blocks lies in the host's memory.
 
     Raises
     ------
@@ -68,7 +75,8 @@ def training_job(
         precision=find_precision(precision or found.word("precision", DEFAULT_PRECISION)),
         optimizer=find_optimizer(optimizer or found.word("optimizer", DEFAULT_OPTIMIZER)),
         parallelism=parallelism,
-        recompute=parse_recompute(recompute or found.word("recompute", "none")),
+        recompute=replace(parse_recompute(recompute or found.word("recompute", "none")), offload=offload_activations),
+        stage_split=stage_split,
         loss=path,
         attention=attention or found.word("attention", "sdpa"),
         micro_batches=micro_batches,
