@@ -334,6 +334,8 @@ class Plan:
         The training job, where a recipe is named.
     training : TrainingMemory or None
         Its memory, stage by stage.
+    serving : EngineAnswer or None
+        What the engine holds, where one is named.
     fit : Fit or None
         How the peak of the job, or the states where no job is asked about, lie in its memory.
     assumptions : tuple of str
@@ -348,6 +350,7 @@ class Plan:
     device: Device | None
     job: TrainingJob | None
     training: TrainingMemory | None
+    serving: EngineAnswer | None
     fit: Fit | None
     assumptions: tuple[str, ...]
 
@@ -393,6 +396,7 @@ def plan(scenario: Scenario, *, models_dir: Path | None = None, offline: bool = 
     device = None if scenario.gpu is None else find_device(scenario.gpu)
     job = None if scenario.recipe is None else job_of(scenario.run, scenario.step, model, tree)
     training = None if job is None else training_memory_of(tree, job)
+    serving = None if scenario.engine is None else _served(scenario, model, tree, device)
     needed = memory.total_bytes if job is None or training is None else device_bytes(training.peak_bytes, job)
     return Plan(
         scenario=scenario,
@@ -403,16 +407,23 @@ def plan(scenario: Scenario, *, models_dir: Path | None = None, offline: bool = 
         device=device,
         job=job,
         training=training,
-        fit=None if device is None else fit(device.memory_bytes, needed),
+        serving=serving,
+        fit=None if device is None else fit(device.memory_bytes, needed if serving is None else serving.device_bytes),
         assumptions=(
             *model.assumptions,
             *_ignored(scenario),
             *step_warnings(tree, scenario.step),
             *([] if model.method == BUILDER else [TRACED_NOTE]),
             *_upper_bound(device),
-            *([NOT_INCLUDED] if job is None else []),
+            *([NOT_INCLUDED] if job is None and serving is None else []),
         ),
     )
+
+
+def _served(scenario: Scenario, model: Model, tree: Node, device: Device | None) -> EngineAnswer:
+    if device is None:
+        raise PlannerError("needs a gpu: what it reserves follows from its memory", key="engine")
+    return engine_answer(scenario.run, model, tree, device)
 
 
 def _ignored(scenario: Scenario) -> list[str]:

@@ -144,28 +144,16 @@ def _serving(model: Model, asked: Scenario, device: Device, stored: StoredSizes 
 
     from planner.cli import serving_report
     from planner.cli.output import emit
-    from planner.plan import engine_answer, serve_options
-    from planner.serving.verdict import verdict
+    from planner.plan import engine_answer
 
-    fields = asked.run
-    answer = engine_answer(fields, model, model.tree, device, stored)
-    judged = (
-        None
-        if answer.serving is None
-        else verdict(model, answer.engine, device.memory_bytes, serve_options(fields), answer.serving, device)
-    )
+    answer = engine_answer(asked.run, model, model.tree, device, stored)
     if output_format == "json":
-        found = serving_report.record(model, device, answer, judged)
+        found = serving_report.record(model, device, answer, serving_report.judged(model, asked, device, answer))
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
-        return
-    emit(serving_report.rows_table(model, device, answer), output_format)
-    if output_format != "text":
-        return
-    for table in (serving_report.host_table(answer), serving_report.pool_table(answer)):
-        if table is not None:
-            emit(table, "text")
-    for line in serving_report.verdict_lines(device, answer, judged):
-        typer.echo(line)
+    elif output_format == "text":
+        serving_report.show(model, asked, device, answer)
+    else:
+        emit(serving_report.rows_table(model, device, answer), output_format)
 
 
 def _training(model: Model, asked: Scenario, devices: list[Device], output_format: str) -> None:

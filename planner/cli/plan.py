@@ -25,7 +25,7 @@ def plan(
     """Answer one scenario: parameters, memory, FLOPs, and whether it fits."""
     import json
 
-    from planner.cli import training_report
+    from planner.cli import serving_report, training_report
     from planner.cli.output import emit, warn_about_unread_keys
     from planner.errors import PlannerError, UnknownNameError, near_miss
     from planner.plan import plan as answer
@@ -44,7 +44,10 @@ def plan(
     if output_format == "json":
         typer.echo(json.dumps(_record(found), indent=2, ensure_ascii=False))
         return
-    if found.job is None or found.training is None:
+    if found.serving is not None and found.device is not None:
+        serving_report.show(found.model, found.scenario, found.device, found.serving)
+        typer.echo()
+    elif found.job is None or found.training is None:
         emit(_memory_table(found), "text")
     else:
         for stage in found.training.stages:
@@ -52,7 +55,7 @@ def plan(
         devices = [] if found.device is None else [found.device]
         emit(training_report.verdict_table(found.job, found.training, devices), "text")
     emit(_compute_table(found), "text")
-    if found.job is None:
+    if found.job is None and found.serving is None:
         typer.echo(_verdict(found))
     for line in found.assumptions:
         typer.echo(f"assumed: {line}")
@@ -74,6 +77,7 @@ def _record(found: Plan) -> dict[str, object]:
         "memory": [asdict(row) for row in found.memory.rows],
         "total_bytes": found.memory.total_bytes,
         "training": _training(found),
+        "serving": _serving(found),
         "flops_convention": CONVENTION,
         "forward_flops_per_token": found.flops_per_token.forward,
         "training_flops_per_token": found.flops_per_token.training,
@@ -85,6 +89,15 @@ def _record(found: Plan) -> dict[str, object]:
         "min_gpus": None if found.fit is None else found.fit.min_gpus,
         "assumptions": list(found.assumptions),
     }
+
+
+def _serving(found: Plan) -> dict[str, object] | None:
+    from planner.cli import serving_report
+
+    if found.serving is None or found.device is None:
+        return None
+    judged = serving_report.judged(found.model, found.scenario, found.device, found.serving)
+    return serving_report.record(found.model, found.device, found.serving, judged)
 
 
 def _training(found: Plan) -> dict[str, object] | None:

@@ -6,13 +6,37 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 if TYPE_CHECKING:
     from planner.devices import Device
     from planner.memory import MemoryRow
     from planner.models import Model
     from planner.plan import EngineAnswer
     from planner.report import Table
+    from planner.scenario import Scenario
     from planner.serving.verdict import Verdict
+
+
+def judged(model: Model, asked: Scenario, device: Device, answer: EngineAnswer) -> Verdict | None:
+    """Whether the engine starts, where it is one that gives the cache what is left."""
+    from planner.plan import serve_options
+    from planner.serving.verdict import verdict
+
+    if answer.serving is None:
+        return None
+    return verdict(model, answer.engine, device.memory_bytes, serve_options(asked.run), answer.serving, device)
+
+
+def show(model: Model, asked: Scenario, device: Device, answer: EngineAnswer) -> None:
+    """Print all of it as text."""
+    from planner.cli.output import emit
+
+    for table in (rows_table(model, device, answer), host_table(answer), pool_table(answer)):
+        if table is not None:
+            emit(table, "text")
+    for line in verdict_lines(device, answer, judged(model, asked, device, answer)):
+        typer.echo(line)
 
 
 def record(model: Model, device: Device, answer: EngineAnswer, verdict: Verdict | None) -> dict[str, Any]:
