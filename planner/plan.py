@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -20,7 +20,7 @@ from planner.formulas.fit import fits, headroom_bytes, min_devices
 from planner.memory import Memory, MemoryRow, inference_memory, training_memory
 from planner.models import BUILDER, Model, load_model
 from planner.nodes import Node
-from planner.numeric import Num, maximum
+from planner.numeric import Num, all_true, maximum
 from planner.optimizers import find_optimizer
 from planner.parallelism import Parallelism, parse_split
 from planner.precisions import find_precision
@@ -32,6 +32,7 @@ from planner.serving.serve import Serving, serve
 from planner.serving.weights import StoredSizes
 from planner.training import Recipe, TrainingJob, TrainingMemory, find_recipe, training_memory_of
 from planner.training.counters import device_bytes
+from planner.training.dropout import stated_dropout
 from planner.training.setup import training_job
 from planner.workload import Step
 
@@ -124,6 +125,7 @@ def job_of(fields: Mapping[str, Any], step: Step, model: Model, tree: Node) -> T
         device=fields["gpu"] or "",
         stage_split=None if fields["pipeline_split"] is None else parse_split(fields["pipeline_split"]),
         offload_activations=fields["offload_activations"],
+        options=stated_dropout(model.raw, model.family.model_type) if recipe.word("dropout") == "config" else None,
     )
 
 
@@ -135,6 +137,43 @@ def serve_options(fields: Mapping[str, Any]) -> ServeOptions:
         pipeline_parallel_size=fields["pp"],
         **{name: fields[name] for name in SERVING_ONLY if name in names},
     )
+
+
+OPTION_NAMES: Mapping[str, str] = {
+    "tensor_parallel_size": "tp",
+    "pipeline_parallel_size": "pp",
+    "kv_dtype": "kv_cache_dtype",
+}
+"""Fields of a scenario by what engines and cache formats call them."""
+
+
+READ_BY: Mapping[str, tuple[str, ...]] = {
+    "llama.cpp": ("tp", "max_model_len", "kv_cache_dtype", "quantization", "n_gpu_layers"),
+    "transformers": ("batch_size", "sequence_length", "max_new_tokens", "quantization"),
+}
+"""Fields that an engine reads, where those are not the flags of vLLM."""
+
+OF_RUNS = ("tp", "pp", "batch_size", "sequence_length", *SERVING_ONLY)
+"""Fields that some engine reads."""
+
+
+def unread_by(engine: Engine, fields: Iterable[str]) -> list[str]:
+    """Those of some fields that describe a run and that an engine does not read."""
+    flags = [field.name for field in dataclass_fields(ServeOptions)]
+    read = ("engine", *READ_BY.get(engine.kind, ("tp", "pp", *flags)))
+    return [name for name in fields if name in OF_RUNS and name not in read]
+
+
+def check_read(engine: Engine, stated: Iterable[str]) -> None:
+    """Refuse fields that an engine does not read.
+
+    Raises
+    ------
+    PlannerError
+        One of them is stated; it is named.
+    """
+    for name in unread_by(engine, stated):
+        raise PlannerError(f"has no meaning with {engine.kind}", key=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +204,7 @@ class EngineAnswer:
     def rows(self) -> tuple[MemoryRow, ...]:
         """Parts on the fullest device, where sizes are plain numbers."""
         if self.serving is not None:
-            return self.serving.rows
+            return self.serving.device_rows
         if self.generating is not None:
             return self.generating.rows
         assert self.llama is not None  # noqa: S101 - one of the three answers
@@ -206,7 +245,14 @@ def engine_answer(
         )
         memory = generate_memory(model, options, engine=engine, tree=tree)
         return EngineAnswer(engine=engine, device_bytes=memory.total_bytes, generating=memory)
-    serving = serve(model, engine, device, serve_options(fields), tree=tree, stored=stored)
+    if not all_true(fields["ep"] == 1):
+        message = "has no meaning with an engine, which spreads experts over its other ranks"
+        raise PlannerError(message, key="ep", hint="enable_expert_parallel does")
+    try:
+        serving = serve(model, engine, device, serve_options(fields), tree=tree, stored=stored)
+    except PlannerError as error:
+        known_as = OPTION_NAMES.get(error.key or "", error.key)
+        raise type(error)(error.message, file=error.file, line=error.line, key=known_as, hint=error.hint) from None
     return EngineAnswer(engine=engine, device_bytes=serving.device_bytes, serving=serving)
 
 
@@ -216,6 +262,7 @@ def _llama_answer(fields: Mapping[str, Any], model: Model, tree: Node, engine: E
         n_gpu_layers=fields["n_gpu_layers"],
         gpus=fields["tp"],
         ctx_size=fields["max_model_len"],
+        flash_attn=engine.word("flash_attention") == "on",
         **({} if fields["kv_cache_dtype"] == "auto" else {"cache_type": fields["kv_cache_dtype"]}),
     )
     found = serve_llama(model, options, tree)
@@ -429,11 +476,12 @@ def _served(scenario: Scenario, model: Model, tree: Node, device: Device | None)
 def _ignored(scenario: Scenario) -> list[str]:
     """Fields that were stated and that this mode does not read."""
     unread = ("weights",) if scenario.mode == TRAINING else ("precision", "optimizer")
-    return [
-        f"{name} = {getattr(scenario, name)}: not read in {scenario.mode}"
-        for name in unread
-        if name in scenario.model_fields_set
-    ]
+    found = [(name, f"in {scenario.mode}") for name in unread if name in scenario.model_fields_set]
+    if scenario.engine is not None:
+        engine = find_engine(scenario.engine)
+        stated = sorted(scenario.model_fields_set - {"batch_size", "sequence_length"})  # FLOPs follow from these
+        found += [(name, f"by {engine.kind}") for name in unread_by(engine, stated)]
+    return [f"{name} = {getattr(scenario, name)}: not read {where}" for name, where in found]
 
 
 def _upper_bound(device: Device | None) -> list[str]:

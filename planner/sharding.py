@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias, assert_never, get_args
 
 from planner.catalog import read_text
 from planner.counts import Matrices, Tensor, held_tensors, tensors
-from planner.errors import CatalogError
+from planner.errors import CatalogError, UnsupportedError
 from planner.nodes import Attention, Embedding, Experts, Leaf, Linear, Node, Parameter, Row, walk
 from planner.numeric import Num, ceil_div, exact_quotient, maximum, minimum
 from planner.parallelism import ONE_DEVICE, WHOLE, Parallelism, Stage
@@ -155,10 +155,45 @@ def main_stack(rows: list[Row]) -> str | None:
     return max(lengths, key=lambda name: lengths[name]) if lengths else None
 
 
-def stack_length(rows: list[Row], stack: str) -> int:
-    """Blocks in a list of blocks. [-]"""
-    found = [row.indices[0] for row in rows if row.path.startswith(f"{stack}.*")]
-    return len({index for indices in found if indices is not None for index in indices})
+def stack_length(rows: list[Row], stack: str) -> Num:
+    """Blocks in a list of blocks, a column where their number is swept. [-]"""
+    inside = [row for row in rows if row.path.startswith(f"{stack}.*")]
+    swept = [row for row in inside if row.indices[0] is None and len(row.indices) == 1]
+    if swept:
+        return swept[0].copies  # blocks whose number is swept are all alike
+    return len({index for row in inside if row.indices[0] is not None for index in row.indices[0]})
+
+
+def counted_layers(rows: list[Row], stack: str | None) -> int:
+    """The same where blocks are placed one by one; 0 where there is no list of them. [-]
+
+    Raises
+    ------
+    UnsupportedError
+        Their number is a column.
+    """
+    count: Num = 0 if stack is None else stack_length(rows, stack)
+    if not isinstance(count, int):
+        raise UnsupportedError("layers whose number is swept cannot be placed one by one")
+    return count
+
+
+def copies_on_stage(row: Row, rows: list[Row], stage: Stage) -> Num:
+    """Copies of a row that a pipeline stage holds, or of the part of them that its `copies` and `indices` say. [-]
+
+    Parameters
+    ----------
+    row : Row
+        One of `rows`, or with fewer copies than it.
+    rows : list of Row
+        The whole model.
+    stage : Stage
+        Pipeline stage.
+    """
+    stack = main_stack(rows)
+    paths = [other.path for other in rows]
+    first = next((place for place, path in enumerate(paths) if stack and path.startswith(f"{stack}.*")), len(paths))
+    return _copies(row, stack, stage, behind=paths.index(row.path) > first)
 
 
 def _copies(row: Row, stack: str | None, stage: Stage, *, behind: bool) -> Num:

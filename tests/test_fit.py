@@ -84,3 +84,30 @@ def test_fewest_devices_fit_and_fewer_of_that_layout_do_not() -> None:
     assert found.needed_bytes <= 80 * GIB
     alone = replace(job, parallelism=Parallelism(zero=3))
     assert needed_bytes(tree, alone) > 80 * GIB
+
+
+def test_experts_are_spread_where_there_are_some() -> None:
+    tree = load_model("mistralai/Mixtral-8x7B-v0.1", offline=True).tree
+    job = training_job(Step(sequence_length=4096), "megatron-distributed")
+    found = fewest_devices(tree, job, 80 * GIB)
+    assert found.answer is not None
+    # 46.7e9 parameters of 6 B, and 12 B that all share: fewer than 8 devices do not even hold the states
+    assert 840 / 80 < answered(found.answer) <= 16
+    none = fewest_devices(tree, training_job(Step(), "huggingface", precision="bf16"), 80 * GIB)
+    assert none.answer is None
+    assert "ZeRO stage 0 leaves weights whole" in none.note
+
+
+def test_context_parallel_ranks_are_devices_too(tree: Node) -> None:
+    job = training_job(Step(sequence_length=4096), "megatron", parallelism=Parallelism(cp=4))
+    found = fewest_devices(tree, job, 80 * GIB)
+    assert found.answer == "4: tp 1, pp 1, cp 4, dp 1"
+    longest = longest_sequence(tree, replace(job, parallelism=Parallelism(cp=96)), 80 * GIB)
+    assert answered(longest.answer) % (2 * 96) == 0
+
+
+def test_only_recomputation_that_the_recipe_knows_is_proposed(tree: Node) -> None:
+    for recipe, known in (("huggingface", "full"), ("megatron", "selective")):
+        job = training_job(Step(batch_size=8, sequence_length=2048), recipe, attention="eager", recompute="none")
+        none = float(needed_bytes(tree, job))
+        assert cheapest_recomputation(tree, job, none - 1).answer == known

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from planner.activations.attend import OUTPUTS
 from planner.activations.block import Sublayer, parsed
 from planner.activations.saved import SavedTensor, Split
-from planner.compute import positions, sequence_positions
+from planner.compute import attention_pairs, positions
 from planner.counts import tensors
 from planner.formulas.activations import log_sum_exp_elements, statistics_elements, tensor_bytes
 from planner.nodes import Attention, Experts, Linear, Node, Norm, Row, walk
@@ -197,8 +197,8 @@ class _Fused:
         assert isinstance(leaf, Attention)  # noqa: S101 - a caller's choice
         at = positions(core.stream, self._step)
         yield self._of(core, "output", at * leaf.num_heads * leaf.v_head_dim, "core_attention", "tensor")
-        per_sample = sequence_positions(core.stream, self._step)
-        sums = log_sum_exp_elements(self._step.batch_size, leaf.num_heads, per_sample)
+        pairs = attention_pairs(leaf, core.stream, self._step)
+        sums = log_sum_exp_elements(pairs.sequences, leaf.num_heads, pairs.queries)
         yield _saved(core, "log-sum-exp", tensor_bytes(sums, STATISTIC_BYTES), "core_attention", "tensor")
 
     def _mlp(self, sublayer: Sublayer) -> Iterator[SavedTensor]:

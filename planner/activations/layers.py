@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from planner.errors import PlannerError
 from planner.nodes import Attention, Convolution, Experts, Linear, Node, Norm, Row, Scan, Stream, walk
 from planner.numeric import Num
 
@@ -197,6 +198,21 @@ def layers_of(rows: Sequence[Row]) -> list[Layer]:
         layer = found.setdefault(key, Layer(path=path, indices=outer, copies=row.copies))
         layer.rows.append(row)
     return list(found.values())
+
+
+def check_dense(layers: Sequence[Layer], profile: str) -> None:
+    """Refuse blocks that the profile of a framework knows nothing of.
+
+    Raises
+    ------
+    PlannerError
+        One of them has routed experts or a recurrence.
+    """
+    for layer in layers:
+        if layer.routed or layer.scans:
+            raise PlannerError(
+                f"{profile}'s profile covers neither routed experts nor recurrences, as in {layer.path}", key="recipe"
+            )
 
 
 def outside_of(tree: Node) -> Iterator[Row]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from planner.activations.block import parsed
+from planner.activations.layers import check_dense, layers_of
 from planner.activations.saved import SavedTensor
 from planner.activations.tape import Arithmetic, Tape, Value, Weight
-from planner.compute import positions, sequence_positions
+from planner.compute import attention_pairs, positions
 from planner.formulas.activations import log_sum_exp_elements, statistics_elements
 from planner.nodes import Attention, Linear, Node, Norm, Place, Row, walk
 from planner.numeric import Num, all_true
@@ -76,19 +77,26 @@ def litgpt_saved(
     -------
     tuple of SavedTensor
         Each in bytes of one copy.
+
+    Raises
+    ------
+    PlannerError
+        The model has routed experts or recurrences.
     """
     play = _Lit(Tape(Arithmetic(weights="bf16", device=device)), step, tuning)
     groups: dict[object, list[Row]] = {}
     outside: list[Row] = []
-    for row in walk(tree):
+    rows = list(walk(tree))
+    check_dense(layers_of(rows), "litgpt")
+    for row in rows:
         if "*" in row.path:
             outer = row.indices[0]
             groups.setdefault((row.path.split(".*", 1)[0], None if outer is None else tuple(outer)), []).append(row)
         else:
             outside.append(row)
     needs_grad = tuning.method == "full"
-    for rows in groups.values():
-        for part, prompted in _split(rows, tuning, needs_grad=needs_grad):
+    for alike in groups.values():
+        for part, prompted in _split(alike, tuning, needs_grad=needs_grad):
             needs_grad = play.block(part, needs_grad=needs_grad, prompted=prompted)
     play.behind(outside, needs_grad=needs_grad)
     return play.tape.saved()
@@ -245,8 +253,8 @@ class _Lit:
         out = tape.new(elements, "bf16", needs_grad=query.needs_grad)
         if query.needs_grad:
             tape.keep(out, "output")
-            per_sample = sequence_positions(row.stream, self._step)
-            sums = log_sum_exp_elements(self._step.batch_size, leaf.num_heads, per_sample)
+            pairs = attention_pairs(leaf, row.stream, self._step)
+            sums = log_sum_exp_elements(pairs.sequences, leaf.num_heads, pairs.queries)
             tape.keep(tape.new(sums, "fp32", needs_grad=False), "log-sum-exp")
         return out
 

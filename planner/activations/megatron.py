@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from planner.activations.layers import AttentionPart, Layer, MlpPart, RoutedPart, ScanPart, layers_of
 from planner.activations.saved import SavedTensor, Split
 from planner.compute import attention_pairs, positions
 from planner.formulas.activations import activation_bytes, log_sum_exp_bytes, score_bytes, statistics_bytes
 from planner.nodes import Embedding, Linear, Node, Norm, Row, Stream, walk
-from planner.numeric import Num, maximum
+from planner.numeric import Num, all_true, maximum, where
 from planner.workload import Step
 
 Attention = Literal["eager", "sdpa", "flash"]
@@ -37,7 +37,7 @@ class Engine:
         Probabilities; without dropout there are no masks. [-]
     float8 : bool
         Matrix products read 8-bit casts, and keep those of their inputs.
-    context_parallel : bool
+    context_parallel : bool or column of bool
         Ranks share a sequence, and what attention keeps of its result is not what is handed on.
     fused_experts : bool
         One kernel computes the activation of gated experts and weights it.
@@ -50,7 +50,7 @@ class Engine:
     hidden_dropout: float = 0
     attention_dropout: float = 0
     float8: bool = False
-    context_parallel: bool = False
+    context_parallel: Any = False
     fused_experts: bool = True
     statistics: bool = True
 
@@ -238,8 +238,9 @@ class _Block:
             return
         size = log_sum_exp_bytes(pairs.sequences, core.num_heads, pairs.queries)
         yield self.sized(row.path, "log-sum-exp", size, split="tensor", part="core_attention")
-        if engine.attention == "flash" or engine.context_parallel:
-            result = core.num_heads * core.v_head_dim
+        copied = 1 if engine.attention == "flash" else where(engine.context_parallel, 1, 0)
+        if not all_true(copied == 0):
+            result = copied * core.num_heads * core.v_head_dim
             yield self.tensor(
                 row.path, "output of the kernel", result, stream=row.stream, split="tensor", part="core_attention"
             )

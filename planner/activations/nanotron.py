@@ -6,10 +6,9 @@ keeps what it gathered.
 
 from __future__ import annotations
 
-from planner.activations.layers import AttentionPart, Layer, MlpPart, layers_of
+from planner.activations.layers import AttentionPart, Layer, MlpPart, check_dense, layers_of
 from planner.activations.saved import SavedTensor, Split
 from planner.compute import attention_pairs, positions
-from planner.errors import PlannerError
 from planner.formulas.activations import activation_bytes, log_sum_exp_bytes, statistics_bytes
 from planner.nodes import Linear, Node, Norm, Row, walk
 from planner.numeric import Num, all_true, maximum, where
@@ -35,11 +34,9 @@ def nanotron_saved(tree: Node, step: Step, element_bytes: int = 2) -> tuple[Save
     """
     rows = list(walk(tree))
     result: list[SavedTensor] = []
-    for layer in layers_of(rows):
-        if layer.routed or layer.scans:
-            raise PlannerError(
-                f"nanotron's profile covers neither routed experts nor recurrences, as in {layer.path}", key="recipe"
-            )
+    layers = layers_of(rows)
+    check_dense(layers, "nanotron")
+    for layer in layers:
         block = _Block(layer, step, element_bytes)
         for attention in layer.attentions:
             result += block.attention(attention)

@@ -77,7 +77,7 @@ def adapter_saved(
     the base's weight once more. An adapter of fused experts is added to their weights, so that the sum is kept.
     """
     if not adapter.is_low_rank:
-        raise UnsupportedError(f"what '{adapter.method}' keeps for backward is not known", key="method")
+        raise UnsupportedError(f"what '{adapter.method}' keeps for backward is not known", key="adapter")
     precision = _Precision(
         base=_bytes(dtype), own=_bytes(adapter.dtype), product=_bytes(autocast or adapter.dtype), device=device
     )

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from planner.report import Table
 
 
+OPTIONS = {"tensor_parallel_size": "--tp", "kv_cache_dtype": "--kv-cache-dtype", "kv_dtype": "--kv-cache-dtype"}
+"""Options by what serving and cache formats call them."""
+
+
 def cache(
     names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models, as for `planner params`.")],
     context: Annotated[int, typer.Option("--context", metavar="N", help="Tokens of the request.")] = 131072,
@@ -33,15 +37,28 @@ def cache(
     from planner.cache import Requests, bytes_per_token, cache_bytes, storage
     from planner.cli.loading import named_model
     from planner.cli.output import emit
+    from planner.errors import PlannerError
     from planner.report import check_format
+    from planner.serving.formats import kv_format_of
+    from planner.serving.options import ServeOptions
+    from planner.serving.serve import check_layout
 
     check_format(output_format)
-    kept_in = storage(dtype, state="bf16")
+    for option, number in (("--context", context), ("--tp", tp)):
+        if number < 1:
+            raise PlannerError(f"must be at least 1, got {number}", key=option)
     found = []
-    for name in names:
-        model = named_model(name, models_dir=models_dir, overrides=None, class_name=None, offline=offline)
-        memory = cache_bytes(model.tree, Requests(tokens=context), kept_in, tp=tp)
-        found.append((model, float(bytes_per_token(model.tree, kept_in, tp=tp)), memory))
+    try:
+        dtype = kv_format_of(dtype, "bf16")
+        kept_in = storage(dtype, state="bf16")
+        for name in names:
+            model = named_model(name, models_dir=models_dir, overrides=None, class_name=None, offline=offline)
+            check_layout(model.tree, ServeOptions(tensor_parallel_size=tp))
+            memory = cache_bytes(model.tree, Requests(tokens=context), kept_in, tp=tp)
+            found.append((model, float(bytes_per_token(model.tree, kept_in, tp=tp)), memory))
+    except PlannerError as error:
+        known_as = OPTIONS.get(error.key or "", error.key)
+        raise type(error)(error.message, file=error.file, line=error.line, key=known_as, hint=error.hint) from None
     if output_format == "json":
         typer.echo(json.dumps([_record(*item, context) for item in found], indent=2, ensure_ascii=False))
         return
@@ -67,8 +84,10 @@ def _table(found: list[tuple[Model, float, Memory]], context: int, dtype: str, t
     from planner.units import format_gib
 
     rows: list[list[Any]] = []
+    # The formula is about one rank that keeps 16 bits: no other figure compares with it.
+    compares = tp == 1 and dtype in ("bf16", "fp16")
     for model, token_bytes, memory in found:
-        uniform = uniform_token_bytes(model.raw) * context
+        uniform = (uniform_token_bytes(model.raw) or 0) * context
         total = memory.total_bytes
         rows.append(
             [
@@ -76,8 +95,8 @@ def _table(found: list[tuple[Model, float, Memory]], context: int, dtype: str, t
                 round(token_bytes),
                 format_gib(total),
                 ", ".join(f"{row.name.removeprefix('cache: ')} {format_gib(row.size_bytes)}" for row in memory.rows),
-                format_gib(uniform),
-                f"{uniform / float(total):.2f}x" if total else None,
+                format_gib(uniform) if uniform else None,
+                f"{uniform / float(total):.2f}x" if total and uniform and compares else None,
             ]
         )
     return Table(

@@ -90,14 +90,20 @@ def _serving(model: Model, device: Device, fields: Mapping[str, Any], output_for
 
     from planner.cli.output import emit
     from planner.engines import find_engine
-    from planner.plan import serve_options
+    from planner.errors import PlannerError
+    from planner.plan import check_read, engine_answer, serve_options
     from planner.report import Table
     from planner.serving import ask
     from planner.units import format_gib
 
-    refuse_others([key for key, value in fields.items() if value is not None], (*run.SERVING, *run.SPREAD), "--engine")
+    given = [key for key, value in fields.items() if value is not None]
+    refuse_others(given, (*run.SERVING, *run.SPREAD), "--engine")
     asked = run.scenario_of_options(model.name, {**fields, "gpu": device.name}).run
     engine, options = find_engine(asked["engine"]), serve_options(asked)
+    check_read(engine, given)
+    if engine_answer(asked, model, model.tree, device).serving is None:
+        message = f"{engine.kind} has no pool that takes what is left, so that it has no answer here"
+        raise PlannerError(message, key="--engine", hint="`planner memory` says what it holds")
     where = (model, engine, device.memory_bytes, options, device)
     answers = {
         "longest context": ask.longest_context(*where),

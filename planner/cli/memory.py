@@ -59,7 +59,9 @@ def memory(
 
     from planner.cli.output import emit
     from planner.devices import find_device, load_devices
+    from planner.engines import find_engine
     from planner.errors import PlannerError
+    from planner.plan import check_read
     from planner.report import check_format
     from planner.training.setup import DEFAULT_RECIPE
 
@@ -83,6 +85,7 @@ def memory(
         if training:
             raise PlannerError("serves a trained model, and --training is given too", key="--engine")
         asked = run.scenario_of_options(name, {**fields, "weights": weights})
+        check_read(find_engine(asked.run["engine"]), given)
         if not gpus:
             raise PlannerError("is needed: what an engine reserves follows from its memory", key="--gpu")
         stored = stored_sizes(found)

@@ -28,6 +28,7 @@ STEP: Mapping[str, tuple[type, str, str]] = {
     "batch_size": (int, "N", "Samples of a micro-batch on one GPU; 1 if left out."),
     "sequence_length": (int, "N", "Tokens of a sample; 2048 if left out."),
     "source_length": (int, "N", "Tokens of an encoder-decoder's encoder."),
+    "images": (int, "N", "Images of a sample, for models that read images beside text."),
 }
 """What is computed at a time."""
 

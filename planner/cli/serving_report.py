@@ -94,13 +94,14 @@ def rows_table(model: Model, device: Device, answer: EngineAnswer) -> Table:
     where = ""
     if serving is not None and len(serving.stages) > 1:
         where = f", stage {serving.worst.stage.index} of {len(serving.stages)}"
+    total = sum(row.size_bytes for row in answer.rows)
     notes = ["GiB is 2**30 bytes", *(serving.limits.assumptions if serving is not None else ())]
     return Table(
         title=f"{model.name} ({model.class_name}) served by {answer.engine.label} on {device.name}{where}, one GPU",
         columns=("memory", "bytes", "GiB", "basis", "source"),
         rows=[
             *_cells(answer.rows),
-            ["total", whole_bytes(answer.device_bytes), format_gib(answer.device_bytes), None, None],
+            ["total", whole_bytes(total), format_gib(total), None, None],
         ],
         notes=[*notes, *(f"assumed: {line}" for line in model.assumptions)],
     )

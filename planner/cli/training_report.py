@@ -52,7 +52,7 @@ def record(model: Model, job: TrainingJob, memory: TrainingMemory, devices: list
             for device in devices
             for found in (fit(device.memory_bytes, needed),)
         ],
-        "assumptions": [*model.assumptions, *_notes(job)],
+        "assumptions": [*model.assumptions, *_notes(model, job)],
     }
 
 
@@ -88,14 +88,24 @@ def stage_table(model: Model, job: TrainingJob, stage: StageMemory, stages: int)
             ["between steps", None, whole_bytes(stage.steady_bytes), format_gib(stage.steady_bytes), None, None],
             *others,
         ],
-        notes=_notes(job),
+        notes=_notes(model, job),
     )
 
 
-def _notes(job: TrainingJob) -> list[str]:
+def _notes(model: Model, job: TrainingJob) -> list[str]:
+    from planner.compute import step_warnings
+    from planner.training.choices import left_out
+
+    dropout = "".join(
+        f", {name.replace('_', ' ')} {job.options[name]:g}"
+        for name in ("hidden_dropout", "attention_dropout")
+        if job.options.get(name)
+    )
     return [
-        f"loss path {job.loss}, attention {job.attention}, recomputation {job.recompute.kind}",
+        f"loss path {job.loss}, attention {job.attention}, recomputation {job.recompute.kind}{dropout}",
         "GiB is 2**30 bytes; bytes that torch allocates, on the fullest rank of the stage",
+        *step_warnings(model.tree, job.step),
+        *left_out(model.tree, job),
     ]
 
 

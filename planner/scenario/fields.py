@@ -287,6 +287,8 @@ NUMBERS = (
     "max_num_seqs",
     "max_num_batched_tokens",
     "block_size",
+    "cpu_offload_gb",
+    "n_gpu_layers",
     "max_new_tokens",
     *DEGREES,
 )

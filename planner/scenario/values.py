@@ -18,7 +18,8 @@ from planner.located import Located
 from planner.optimizers import find_optimizer
 from planner.parallelism import parse_split
 from planner.precisions import find_precision
-from planner.scenario.fields import FIELDS, INFERENCE, NUMBERS, TRAINING
+from planner.scenario.fields import DEFAULT_WEIGHTS, FIELDS, INFERENCE, NUMBERS, TRAINING
+from planner.serving.formats import check_quantization, kv_format_of
 from planner.training.job import find_attention, parse_recompute
 from planner.training.loss import find_loss_path
 from planner.training.recipe import find_recipe
@@ -48,6 +49,8 @@ def _canonical_names() -> Mapping[str, Callable[[str], str]]:
         "adapter": lambda name: Adapter(method=name).method,
         "base_weights": lambda name: find_format(name).name,
         "engine": _known(find_engine),
+        "kv_cache_dtype": _known(lambda name: kv_format_of(name, DEFAULT_WEIGHTS)),
+        "quantization": _known(check_quantization),
     }
 
 
@@ -99,6 +102,10 @@ def _explained(key: str, error: ErrorDetails) -> tuple[str, str | None]:
             return f"expected a whole number, got {seen}", None
         case "greater_than_equal":
             return f"must be at least {context['ge']}, got {given}", None
+        case "greater_than":
+            return f"must be above {context['gt']:g}, got {given}", None
+        case "finite_number":
+            return f"expected a number, got {seen}", None
         case "less_than_equal":
             return f"must be at most {context['le']:,}, got {given}", None
         case "bool_type":

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from planner.scenario import USUAL
+from planner.engines import find_engine
+from planner.plan import unread_by
+from planner.scenario import INFERENCE, TRAINING, USUAL
 from planner.sweep.axes import Axes, Condition, read_axes
 from planner.sweep.columns import Coded, Mask
 from planner.sweep.evaluate import DEVICE_COLUMNS, Result, evaluate
-from planner.sweep.grid import Grid, blank_by_mode, blank_by_model, expand
+from planner.sweep.grid import Grid, blank_by_mode, blank_by_model, expand, on_values
 from planner.sweep.modelspace import ModelSpace, Progress
 from planner.sweep.table import OPTIONAL, RESULTS, Report, input_column, kind_of
 from planner.sweep.where import Filter, split_conjunctions
@@ -67,9 +69,10 @@ def evaluate_axes(
     """Report of axes that are read already, under a name; see `sweep`."""
     telling: Progress = progress or (lambda _stage, _done, _total: None)
     expanded = expand(axes)
+    _check_uses(expanded)
     conditions = _Conditions(axes.conditions, expanded)
     blanked = blank_by_mode(expanded)
-    notes = list(blanked.notes)
+    notes = [*blanked.notes, *_unread(expanded)]
     grid = conditions.about_inputs(blanked.grid)
     if grid.rows == 0:
         return _report(name, grid, {}, [*notes, *_emptied(axes, grid)])
@@ -94,9 +97,57 @@ def evaluate_axes(
     if limit is not None:
         kept &= np.cumsum(kept) <= limit
     grid, points = grid.take(kept), points.take(kept)
-    notes += [*_beyond_positions(grid, space, points), *_emptied(axes, grid)]
+    notes += [*_beyond_positions(grid, space, points), *_refused(results, kept), *_emptied(axes, grid)]
     taken = {column: _take(values, kept) for column, values in results.items()}
     return _report(name, grid, taken, notes, tuple(space.assumptions))
+
+
+def _check_uses(grid: Grid) -> None:
+    """Refuse a recipe or an engine that no row can read, and an engine without a device.
+
+    Raises
+    ------
+    ScenarioError
+        Where the file names it.
+    """
+    modes = grid.columns["mode"].values
+    for field, mode, kind in (("recipe", TRAINING, "a training recipe"), ("engine", INFERENCE, "an inference engine")):
+        stated = [
+            place
+            for value, place in zip(grid.columns[field].values, grid.places.get(field, ()), strict=False)
+            if value is not None
+        ]
+        if stated and mode not in modes:
+            raise stated[0].error(f"is {kind}, but mode is {modes[0]}")
+        if stated and field == "engine" and None in grid.columns["gpu"].values:
+            raise stated[0].error("needs a gpu: what it reserves follows from its memory")
+
+
+def _unread(grid: Grid) -> list[str]:
+    """Notes about fields that the file states and that one of its engines does not read."""
+    stated = [field for field in grid.places if any(value is not None for value in grid.columns[field].values)]
+    return [
+        f"{field} is not read by {name}"
+        for name in grid.columns["engine"].values
+        if name is not None
+        for field in unread_by(find_engine(name), stated)
+        if field not in ("batch_size", "sequence_length")  # FLOPs follow from these
+    ]
+
+
+def _refused(results: Mapping[str, Result], kept: Mask) -> list[str]:
+    """Note about rows whose layout cannot exist."""
+    column = results.get("refused")
+    if not isinstance(column, Coded):
+        return []
+    codes = column.codes[kept]
+    rows = [(int(np.count_nonzero(codes == code)), reason) for code, reason in enumerate(column.values) if reason]
+    found = [(count, reason) for count, reason in rows if count]
+    if not found:
+        return []
+    most = max(found)
+    others = f", and {len(found) - 1:,} more reasons in the column 'refused'" if len(found) > 1 else ""
+    return [f"{sum(count for count, _ in found):,} rows cannot exist: {most[1]}{others}"]
 
 
 class _Conditions:
@@ -156,7 +207,8 @@ def _take(values: Result, kept: Mask) -> Result:
 def _beyond_positions(grid: Grid, space: ModelSpace, points: Coded) -> list[str]:
     """Note about steps that are longer than a model's table of positions."""
     length = grid.columns["sequence_length"].numbers() + grid.columns["past"].numbers()
-    beyond = length > space.longest[points.codes]
+    served = on_values(grid.columns["engine"], lambda name: name is not None)  # an engine has lengths of its own
+    beyond = (length > space.longest[points.codes]) & ~served
     if not beyond.any():
         return []
     row = int(np.argmax(beyond))

@@ -119,8 +119,15 @@ class _Runs:
     def _refuse(
         self, structure: int, words: Mapping[str, Any], given: Sequence[str], members: Codes, error: PlannerError
     ) -> None:
-        """Runs apart, so that one whose layout cannot exist does not take others with it."""
-        apart = distinct([self._columns[name].take(members) for name in given], len(members))
+        """Runs apart: one whose layout cannot exist takes no other with it, and some formulas know no columns."""
+        points = Coded(tuple(range(self._space.count)), self._points[members])
+        every = [points, *(self._columns[name].take(members) for name in given)]
+        named = [self._columns[name].take(members) for name in given if name == error.key]
+        # What the error is about tells good from bad with the fewest parts; all runs apart are the last resort.
+        for columns in (named, [points], every):
+            apart = distinct(columns, len(members))
+            if apart.count > 1:
+                break
         if apart.count == 1:
             self.refused |= dict.fromkeys(members.tolist(), str(error))
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -125,7 +125,16 @@ def input_column(name: str, values: Coded | None = None) -> Column:
         kind = kind_of(values.values if values is not None else ())
         return Column(name=name, unit="-", kind=kind, description=f"Config key {name.removeprefix('set.')}.")
     description = "Class of transformers that is counted." if name == "class" else FIELDS[name].description or ""
-    return Column(name=name, unit=unit_of(name), kind="integer" if name in NUMBERS else "text", description=description)
+    return Column(name=name, unit=unit_of(name), kind=_kind_of_field(name), description=description)
+
+
+def _kind_of_field(name: str) -> Kind:
+    """Kind of the values that a field takes."""
+    if name in NUMBERS:
+        return "integer"
+    kinds = {FIELDS[name].annotation, *get_args(FIELDS[name].annotation)}
+    kinds |= {part for kind in kinds for part in get_args(kind)}
+    return "number" if float in kinds else "flag" if bool in kinds else "text"
 
 
 def kind_of(values: tuple[Any, ...]) -> Kind:

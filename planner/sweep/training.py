@@ -18,7 +18,7 @@ from planner.workload import Step
 
 
 def _answer(model: Model, tree: Node, fields: Mapping[str, Any]) -> dict[str, Any]:
-    step = Step(**{name: fields[name] for name in ("batch_size", "sequence_length", "source_length")})
+    step = Step(**{name: fields[name] for name in ("batch_size", "sequence_length", "source_length", "images")})
     job = job_of(fields, step, model, tree)
     memory = training_memory_of(tree, job)
     peak = memory.peak_bytes
@@ -55,6 +55,7 @@ TRAINING_RUN = Kind(
         "batch_size",
         "sequence_length",
         "source_length",
+        "images",
         "gradient_accumulation",
         "rank",
         "tp",

@@ -16,6 +16,9 @@ the options of a job say:
 ``residual``
     ``fp32`` where embeddings and norms were cast to fp32 (peft's prepare_model_for_kbit_training), so that all that
     blocks hand on is.
+``dropout``
+    ``config``: with the probabilities that the model's config states, which are the options `hidden_dropout` and
+    `attention_dropout` of a job.
 ``checkpointing``
     ``reentrant``: the output of a block that is computed again stays until its backward is done.
 """
@@ -89,6 +92,8 @@ def played(tree: Node, job: TrainingJob) -> Played:
         job.step,
         dtype=_dtype(job),
         attention=_kernel(job),
+        hidden_dropout=float(job.option("hidden_dropout", 0.0)),
+        attention_dropout=float(job.option("attention_dropout", 0.0)),
         experts=experts,
         device="cuda",
         trains=_trains(adapter),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from planner.errors import UnknownNameError, near_miss
 from planner.formats import WeightFormat
@@ -40,6 +40,10 @@ CONTAINED: Mapping[str, tuple[str, ...]] = {
 RecomputeKind: TypeAlias = Literal["none", "selective", "full", "per_op"]
 """``per_op`` is torchtitan's list of operators whose outputs are kept, see `planner.activations`."""
 
+KINDS = get_args(RecomputeKind)
+
+MOST_DIGITS = 6
+"""Of a number of blocks; a longer one is a typing error."""
 
 ATTENTIONS = ("eager", "sdpa", "flash")
 """Implementations of attention: scores kept, or recomputed from log-sum-exps by a fused kernel."""
@@ -74,7 +78,7 @@ class Recompute:
     parts : frozenset of str
         See `PARTS`; for ``selective``.
     every : int
-        Every how manieth block is recomputed, or has its matrix products recomputed under ``per_op``. [-]
+        Every how manieth block is recomputed under ``full``. [-]
     blocks : int, optional
         How many blocks of each stage are recomputed; all where it is left out. [-]
     group : int
@@ -113,15 +117,18 @@ def parse_recompute(text: str) -> Recompute:
     >>> parse_recompute("selective").parts
     frozenset({'core_attention'})
     """
-    kind, _, rest = text.partition(":")
-    if kind == "none" or (kind == "per_op" and not rest):
-        return Recompute(kind="none" if kind == "none" else "per_op")
-    if kind in ("full", "per_op"):
-        if rest and not rest.isdigit():
-            raise UnknownNameError(f"expected a number of blocks after '{kind}:', got '{rest}'", key="recompute")
-        return Recompute(kind="full" if kind == "full" else "per_op", every=int(rest or 1))
+    kind, colon, rest = text.partition(":")
+    if text in ("none", "per_op"):
+        return Recompute(kind="none" if text == "none" else "per_op")
+    if kind == "full":
+        every = rest if colon else "1"
+        if not every.isdecimal() or len(every) > MOST_DIGITS or int(every) == 0:
+            raise UnknownNameError(
+                f"expected a number of blocks after 'full:', at least 1, got '{every}'", key="recompute"
+            )
+        return Recompute(kind="full", every=int(every))
     if kind == "selective":
-        parts = frozenset(rest.split(",")) if rest else frozenset({"core_attention"})
+        parts = tuple(rest.split(",")) if colon else ("core_attention",)
         for part in parts:
             if part not in PARTS:
                 raise UnknownNameError(
@@ -129,12 +136,11 @@ def parse_recompute(text: str) -> Recompute:
                     key="recompute",
                     hint=near_miss(part, PARTS),
                 )
-        return Recompute(kind="selective", parts=parts)
-    kinds = ("none", "selective", "full", "per_op")
+        return Recompute(kind="selective", parts=frozenset(parts))
     raise UnknownNameError(
-        f"unknown recomputation '{text}', expected one of {', '.join(kinds)}",
+        f"unknown recomputation '{text}', expected one of {', '.join(KINDS)}",
         key="recompute",
-        hint=near_miss(kind, kinds),
+        hint=near_miss(kind, KINDS) if kind not in KINDS else "it takes nothing after a colon",
     )
 
 

@@ -28,16 +28,24 @@ def _check_heads(rows: Sequence[Row], job: TrainingJob) -> None:
     tp = job.parallelism.tp
     for row in rows:
         core = row.leaf
-        if not isinstance(core, Attention) or row.bucket.startswith(("vision.", "audio.")):
+        # Products of every sample with every other one have no heads.
+        if not isinstance(core, Attention) or core.keys == "pairs" or row.bucket.startswith(("vision.", "audio.")):
             continue
         if not divides(tp, core.num_heads):
             raise PlannerError(f"tp {_text(tp)} does not divide the {core.num_heads} heads of {row.path}", key="tp")
         shared = core.num_kv_heads
-        if shared is not None and not (divides(tp, shared) or divides(shared, tp)):
+        if shared is not None and not _one_divides_the_other(tp, shared):
             raise PlannerError(
                 f"tp {_text(tp)} neither divides the {shared} key/value heads of {row.path} nor is a multiple of them",
                 key="tp",
             )
+
+
+def _one_divides_the_other(first: Num, second: Num) -> bool:
+    """Whether it is so in every element of a column, whichever of the two divides the other there."""
+    if divides(first, second) or divides(second, first):
+        return True
+    return all_true((second % first == 0) | (first % second == 0))
 
 
 def _check_experts(rows: Sequence[Row], job: TrainingJob) -> None:

@@ -29,7 +29,7 @@ def _tuning(job: TrainingJob) -> Tuning:
     packed = job.base is not None and not job.base.is_plain
     if adapter is None or adapter.method == "full":
         return Tuning(method="full")
-    if adapter.is_low_rank:
+    if adapter.method in ("lora", "qlora"):
         return Tuning(
             method="lora",
             rank=adapter.rank_or_default,
@@ -43,7 +43,9 @@ def _tuning(job: TrainingJob) -> Tuning:
             first_block=adapter.count("adapter_start_layer"),
             packed=packed,
         )
-    raise UnsupportedError(f"litgpt has no '{adapter.method}'", key="method")
+    raise UnsupportedError(
+        f"litgpt has no '{adapter.method}', expected full, lora, qlora, adapter or adapter_v2", key="adapter"
+    )
 
 
 def _adapted_by(adapter: Adapter) -> Callable[[Row], bool]:

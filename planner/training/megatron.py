@@ -9,7 +9,7 @@ from planner.activations.megatron import Engine, megatron_gradients, megatron_sa
 from planner.activations.nanotron import nanotron_gradients, nanotron_saved
 from planner.activations.textbook import ENGINE
 from planner.nodes import Node
-from planner.numeric import Num, all_true, maximum
+from planner.numeric import Num, maximum
 from planner.training.activations import rank_bytes
 from planner.training.job import TrainingJob
 
@@ -33,7 +33,7 @@ def engine_of(job: TrainingJob) -> Engine:
         hidden_dropout=probability("hidden_dropout"),
         attention_dropout=probability("attention_dropout"),
         float8=bool(job.option("float8", False)),
-        context_parallel=not all_true(job.parallelism.cp == 1),
+        context_parallel=job.parallelism.cp > 1,
     )
 
 

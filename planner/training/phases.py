@@ -10,15 +10,17 @@ from planner.memory import GRADIENTS, MASTERS, OPTIMIZER, WEIGHTS, MemoryRow
 from planner.nodes import Attention, Node, walk
 from planner.numeric import Num, maximum
 from planner.parallelism import WHOLE, Stage, pipeline_stages
-from planner.sharding import main_stack, rank_tensors, stack_length
+from planner.sharding import counted_layers, main_stack, rank_tensors
 from planner.training.activations import Kept, kept
 from planner.training.build import build_phase
+from planner.training.choices import check_choices
 from planner.training.job import Recompute, TrainingJob
 from planner.training.layout import check_layout
 from planner.training.loop import idle_rows, loop_rows, retained_rows
 from planner.training.loss import loss_backward_rows, loss_forward_rows
 from planner.training.offload import on_device
 from planner.training.profiles import block_input_bytes, saved_tensors, work_bytes
+from planner.training.saving import save_phase
 from planner.training.stages import stage_split
 from planner.training.states import States, states
 from planner.training.transients import FIRST, FORWARD, LAST, LOSS, as_held, transient_rows
@@ -100,16 +102,16 @@ def training_memory_of(tree: Node, job: TrainingJob) -> TrainingMemory:
     Raises
     ------
     PlannerError
-        The layout cannot exist.
+        The layout cannot exist, or the recipe cannot follow a word.
     """
     rows = list(walk(tree))
     check_layout(rows, job)
+    check_choices(job)
     if job.parallelism.pp == 1:
         cut: Sequence[Stage] = (WHOLE,)
     else:
-        stack = main_stack(rows)
         cut = pipeline_stages(
-            0 if stack is None else stack_length(rows, stack),
+            counted_layers(rows, main_stack(rows)),
             job.parallelism.pp,
             job.parallelism.vp,
             stage_split(rows, job),
@@ -121,7 +123,7 @@ def _stage_memory(tree: Node, job: TrainingJob, stage: Stage) -> StageMemory:
     multiple = _vocabulary_multiple(job)
     tensors = rank_tensors(tree, job.parallelism, stage, vocabulary_multiple=multiple)
     held = tuple(as_held(item, job) for item in tensors)
-    kept_states = states(held, job, tree)
+    kept_states = states(held, job, tree, stage)
     gradients_stay = job.recipe.word("gradients", "freed") == "kept"
     size = on_device("gradients", kept_states.gradients, job)
     gradients = _row(GRADIENTS, size, "exact", job.precision.gradients_source)
@@ -133,7 +135,8 @@ def _stage_memory(tree: Node, job: TrainingJob, stage: Stage) -> StageMemory:
     if job.recompute.kind != "none":
         block = kept(saved_tensors(tree, whole), job.parallelism, stage, whole.recompute, 0)
     activations = _activation_rows(found, job, stage, input_bytes)
-    again = _modelled("a block computed again", block.largest_block - found.largest_kept, job)
+    # What stays of a block may be made of more than its operands, such as results that no gradient needs.
+    again = _modelled("a block computed again", maximum(block.largest_block - found.largest_kept, 0), job)
     at_work = _modelled("gradients of activations", work_bytes(tree, job), job)
 
     def transient(phase: str) -> tuple[MemoryRow, ...]:
@@ -173,7 +176,7 @@ def _stage_memory(tree: Node, job: TrainingJob, stage: Stage) -> StageMemory:
         stage=stage,
         resident=resident,
         between=(*_between(input_bytes, job, stage), *_main_gradients(kept_states, job), *idle_rows(made, job)),
-        phases={**build_phase(tree, job, stage, _sum(resident)), **phases},
+        phases={**build_phase(tree, job, stage, _sum(resident)), **phases, **save_phase(held, job, stage)},
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from planner.activations import SavedTensor
 from planner.activations.layers import layers_of
+from planner.compute import positions
 from planner.errors import CatalogError, near_miss
 from planner.nodes import Node, walk
 from planner.numeric import Num, maximum
@@ -34,12 +35,11 @@ def _torchtitan(tree: Node, job: TrainingJob) -> tuple[SavedTensor, ...]:
 
         # FSDP casts what it gathers; autocast keeps copies of its own, and a residual stream in fp32.
         autocast = _dtype(job) == "autocast" and job.recipe.word("weight_copies") != "none"
-        return compiled_saved(
-            tree, job.step, per_op=per_op, cached_results=not job.compiled, autocast=autocast
-        )
+        return compiled_saved(tree, job.step, per_op=per_op, cached_results=not job.compiled, autocast=autocast)
     from planner.activations.huggingface import huggingface_saved
 
-    played = huggingface_saved(tree, job.step, dtype=_dtype(job), attention="sdpa")
+    kernel: Literal["eager", "sdpa"] = "eager" if job.attention == "eager" else "sdpa"
+    played = huggingface_saved(tree, job.step, dtype=_dtype(job), attention=kernel)
     return tuple(tensor for tensor in played if tensor.path != LOSS_PATH)
 
 
@@ -104,11 +104,10 @@ def block_input_bytes(tree: Node, job: TrainingJob) -> Num:
         from planner.training.huggingface import block_input_bytes as of_huggingface
 
         return of_huggingface(tree, job)
-    hidden: Num = 0
+    elements: Num = 0
     for layer in layers_of(list(walk(tree))):
-        hidden = maximum(hidden, layer.hidden)
+        elements = maximum(elements, positions(layer.rows[0].stream, job.step) * layer.hidden)
     parallelism = job.parallelism
-    tokens = job.step.batch_size * job.step.sequence_length / parallelism.cp
     divided = parallelism.tp if parallelism.sequence_parallel else 1
     element_bytes = 4 if job.precision.name == "fp32" else 2
-    return tokens * hidden * element_bytes / divided
+    return elements * element_bytes / (parallelism.cp * divided)

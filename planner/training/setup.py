@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ def training_job(
     device: str = "",
     stage_split: tuple[int, ...] | None = None,
     offload_activations: bool = False,
+    options: Mapping[str, str | int | float | bool] | None = None,
 ) -> TrainingJob:
     """Job by catalog names; what is None is what the recipe usually does.
 
@@ -60,6 +62,8 @@ def training_job(
         Layers of each pipeline chunk, where they are uneven.
     offload_activations : bool
         What is kept of recomputed blocks lies in the host's memory.
+    options : mapping, optional
+        Switches of the recipe, see `TrainingJob`.
 
     Raises
     ------
@@ -84,4 +88,5 @@ def training_job(
         base=find_format(base or found.word("base")) if base or found.word("base") else None,
         compiled=found.word("compiled", "no") == "yes" if compiled is None else compiled,
         device=device,
+        options=options or {},
     )

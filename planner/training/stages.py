@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from planner.counts import tensors
 from planner.nodes import Linear, Row
 from planner.numeric import Num
-from planner.sharding import main_stack, stack_length
+from planner.sharding import counted_layers, main_stack
 from planner.training.job import TrainingJob
 
 
@@ -18,13 +18,15 @@ def stage_split(rows: Sequence[Row], job: TrainingJob) -> tuple[int, ...] | None
     stack = main_stack(list(rows))
     if stack is None:
         return None
-    count = stack_length(list(rows), stack)
+    count = counted_layers(list(rows), stack)
     block: Num = 0
     head: Num = 0
     for row in rows:
         if not isinstance(row.leaf, Linear):
             continue
-        weights = tensors(row.leaf)[0].numel
+        weights: Num = 0
+        for tensor in tensors(row.leaf):
+            weights = weights + (tensor.numel if tensor.matrices is not None else 0)
         if row.leaf.yields_logits:
             head = head + weights
         elif row.path.startswith(f"{stack}.*"):

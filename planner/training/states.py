@@ -16,15 +16,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from planner.adapters import Adapter, adapter_parameters
+from planner.adapters.added import Indices
 from planner.counts import Tensor, count
 from planner.formats import WeightFormat, plain_format
 from planner.formulas.memory import packed_bytes
 from planner.memory import has_state, state_bytes
-from planner.nodes import Node, Row
+from planner.nodes import Node, Row, walk
 from planner.numeric import Num, ceil_div
-from planner.parallelism import Parallelism
+from planner.parallelism import WHOLE, Parallelism, Stage
 from planner.quantisation import stored_weights
-from planner.sharding import RankTensor
+from planner.sharding import RankTensor, copies_on_stage
 from planner.training.job import TrainingJob
 
 
@@ -70,7 +71,7 @@ def shares(parallelism: Parallelism, *, expert: bool) -> tuple[Num, Num, Num]:
     )
 
 
-def states(tensors: Iterable[RankTensor], job: TrainingJob, tree: Node | None = None) -> States:
+def states(tensors: Iterable[RankTensor], job: TrainingJob, tree: Node | None = None, stage: Stage = WHOLE) -> States:
     """States of the tensors of one rank.
 
     Parameters
@@ -81,10 +82,12 @@ def states(tensors: Iterable[RankTensor], job: TrainingJob, tree: Node | None = 
         Dtypes, optimizer and degrees.
     tree : Node, optional
         The model, where the job has an adapter or a base in a format of its own.
+    stage : Stage
+        Pipeline stage, which holds the adapters of its layers.
     """
     held = tuple(tensors)
     if job.adapter is not None and job.adapter.method != "full" and tree is not None:
-        return _on_device(_adapted(held, job, job.adapter, tree), job)
+        return _on_device(_adapted(held, job, job.adapter, tree, stage), job)
     return _on_device(_trained(held, job), job)
 
 
@@ -148,23 +151,31 @@ class _Part:
     trains: bool
 
 
-def _parts(tree: Node, adapter: Adapter, job: TrainingJob) -> Iterator[_Part]:
+def _parts(tree: Node, adapter: Adapter, job: TrainingJob, stage: Stage) -> Iterator[_Part]:
     counts = adapter_parameters(tree, adapter)
     own = plain_format(adapter.dtype)
+    rows = list(walk(tree))
+
+    def here(row: Row | None, copies: Num, indices: Indices) -> Num:
+        if stage.layers is None or (row is None and stage.first):
+            return copies
+        return 0 if row is None else copies_on_stage(replace(row, copies=copies, indices=indices), rows, stage)
+
     for one in counts.added:
-        yield _Part(row=one.row, tensor=one.tensor, copies=one.copies, dtype=own, is_added=True, trains=one.trains)
+        copies = here(one.row, one.copies, one.indices)
+        yield _Part(row=one.row, tensor=one.tensor, copies=copies, dtype=own, is_added=True, trains=one.trains)
     for base in counts.trained:
         yield _Part(
             row=base.row,
             tensor=base.tensor,
-            copies=base.copies,
+            copies=here(base.row, base.copies, base.row.indices),
             dtype=job.precision.parameters,
             is_added=False,
             trains=True,
         )
 
 
-def _adapted(held: Sequence[RankTensor], job: TrainingJob, adapter: Adapter, tree: Node) -> States:
+def _adapted(held: Sequence[RankTensor], job: TrainingJob, adapter: Adapter, tree: Node, stage: Stage) -> States:
     """States of a rank that trains an adapter, or a part of the model, and freezes the rest."""
     codes, scales = _frozen_bytes(held, job, tree)
     by_state, by_gradient, by_weight = shares(job.parallelism, expert=False)
@@ -176,7 +187,7 @@ def _adapted(held: Sequence[RankTensor], job: TrainingJob, adapter: Adapter, tre
     optimizer: Num = 0
     stepped: Num = 0
     trained: Num = 0
-    for part in _parts(tree, adapter, job):
+    for part in _parts(tree, adapter, job, stage):
         elements = part.copies * part.tensor.numel
         size = packed_bytes(elements, part.dtype.element_bits)
         added = added + (size if part.is_added else 0)

@@ -26,7 +26,7 @@ from planner.errors import PlannerError
 from planner.formulas.memory import packed_bytes
 from planner.memory import MemoryRow
 from planner.nodes import Experts, Linear
-from planner.numeric import Num
+from planner.numeric import Num, where
 from planner.sharding import RankTensor
 from planner.training.job import TrainingJob
 
@@ -104,16 +104,13 @@ def shown_elements(held: Sequence[RankTensor]) -> Num:
             parent = item.row.path.rpartition(".")[0] if together else item.row.path
             key = (parent, leaf.in_features if together else "")
             shapes[key] = (shapes.get(key, (0, 0))[0] + rows, columns)
-    distinct: list[tuple[Num, Num]] = []
-    for shape in shapes.values():
-        if not any(_equal(shape[0], other[0]) and _equal(shape[1], other[1]) for other in distinct):
-            distinct.append(shape)
     total: Num = 0
-    for rows, columns in distinct:
-        total = total + rows * columns
+    found: list[tuple[Num, Num]] = []
+    for rows, columns in shapes.values():
+        # Whether two weights have the same shape may depend on the degree that divides one of them.
+        is_new: Num = 1
+        for other_rows, other_columns in found:
+            is_new = where((rows == other_rows) & (columns == other_columns), 0, is_new)
+        total = total + is_new * rows * columns
+        found.append((rows, columns))
     return total
-
-
-def _equal(first: Num, second: Num) -> bool:
-    result = first == second
-    return bool(result.all()) if hasattr(result, "all") else bool(result)

@@ -22,7 +22,7 @@ def read_rows(path: Path) -> list[Mapping[str, Any]]:
         The file cannot be read, or a line is no object with an `id`; file and line are named.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ScenarioError(f"cannot be read: {error}", file=str(path)) from None
     return list(parse_rows(text, str(path)))
@@ -41,7 +41,8 @@ def shipped_rows() -> list[Mapping[str, Any]]:
 def parse_rows(text: str, file: str) -> Iterator[Mapping[str, Any]]:
     """Rows of JSON lines; see `read_rows`."""
     seen: dict[str, int] = {}
-    for line, content in enumerate(text.splitlines(), 1):
+    # Texts may hold characters that end a line elsewhere than in JSON lines.
+    for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
             continue
         try:

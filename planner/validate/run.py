@@ -64,8 +64,8 @@ def judge_rows(
 
 
 def is_serving(row: Mapping[str, Any]) -> bool:
-    """Whether a row is the start-up of an engine; any other is a training step."""
-    return "engine" in row
+    """Whether a row is the start-up of an engine; any other is a training step, such as one whose engine is null."""
+    return "engine" in row and (row["engine"] is not None or not any(name in row for name in training.QUANTITIES))
 
 
 def _with_interval(item: Judged) -> Judged:

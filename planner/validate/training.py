@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -17,6 +18,7 @@ from planner.training.counters import device_bytes, reserved_bytes
 from planner.training.phases import StageMemory, TrainingMemory
 from planner.validate.reading import Reading, Skipped
 from planner.validate.result import Judged
+from planner.validate.wellformed import checked_row, measured_bytes
 
 FRAMEWORKS = ("huggingface", "megatron", "nanotron", "fsdp", "litgpt", "kernels")
 """Modules of `planner.validate.frameworks`."""
@@ -29,41 +31,52 @@ MEASURED_KINDS = ("measured", "rounded_doc", "measured_config_uncertain")
 """Values of `kind` that are measurements; a row without one is a measurement."""
 
 
-MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError)
+MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading a field of the wrong kind raises: rows are untrusted, and one of them must not stop the others."""
 
 
 def judge(row: Mapping[str, Any]) -> list[Judged]:
     """Predictions for every quantity that a row measured, or why there are none."""
-    measured = {name: row[name] for name in QUANTITIES if _is_number(row.get(name))}
-    recipe = recipe_name(row) or str(row.get("group") or "unknown")
+    recipe = recipe_name(row) or _group(row)
+    measured: dict[str, float] = {}
+    unread: list[Judged] = []
+    for name in QUANTITIES:
+        try:
+            size = measured_bytes(row, name)
+        except Skipped as reason:
+            unread += _skipped(row, recipe, {name: None}, str(reason))
+        else:
+            measured |= {} if size is None else {name: size}
+    if not measured:
+        missing = "nothing was measured: peak_bytes and steady_bytes are not stated"
+        return unread or _skipped(row, recipe, {QUANTITIES[0]: None}, missing)
     try:
-        if not measured:
-            raise Skipped("nothing was measured: peak_bytes and steady_bytes are not stated")
         kind = row.get("kind") or "measured"
         if kind not in MEASURED_KINDS:
             raise Skipped(f"its kind is '{kind}', which is no measurement")
-        reading = read(row)
+        reading = read(checked_row(row))
         recipe = reading.job.recipe.name
-        predicted = predict(reading)
+        predicted = {name: _finite(size) for name, size in predict(reading).items()}
     except (Skipped, PlannerError) as reason:
-        return _skipped(row, recipe, measured, str(reason))
+        return [*_skipped(row, recipe, measured, str(reason)), *unread]
     except MALFORMED as error:
-        return _skipped(row, recipe, measured, f"a field is not what it should be: {type(error).__name__}: {error}")
-    return [
+        words = f"a field is not what it should be: {type(error).__name__}: {error}"
+        return [*_skipped(row, recipe, measured, words), *unread]
+    judged = [
         Judged(
             id=row["id"],
             recipe=recipe,
             quality=str(row.get("quality") or ""),
             quantity=name,
             measured=value,
-            predicted=float(predicted[name]),
+            predicted=predicted[name],
         )
         for name, value in measured.items()
     ]
+    return [*judged, *unread]
 
 
-def _skipped(row: Mapping[str, Any], recipe: str, measured: Mapping[str, float], reason: str) -> list[Judged]:
+def _skipped(row: Mapping[str, Any], recipe: str, measured: Mapping[str, float | None], reason: str) -> list[Judged]:
     return [
         Judged(
             id=row["id"],
@@ -73,12 +86,20 @@ def _skipped(row: Mapping[str, Any], recipe: str, measured: Mapping[str, float],
             measured=value,
             skipped=reason,
         )
-        for name, value in (measured.items() or [(QUANTITIES[0], None)])
+        for name, value in measured.items()
     ]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _group(row: Mapping[str, Any]) -> str:
+    """What a row without a recipe is counted under."""
+    group = row.get("group")
+    return group if isinstance(group, str) and group else "unknown"
+
+
+def _finite(size: Num) -> float:
+    if not 0 <= float(size) < math.inf:
+        raise Skipped(f"the prediction is {float(size)} B, so a field must be far from what any run has")
+    return float(size)
 
 
 def read(row: Mapping[str, Any]) -> Reading:
@@ -113,18 +134,22 @@ def recipe_name(row: Mapping[str, Any]) -> str | None:
     if not isinstance(source, Mapping):
         return None
     places = ["/".join(str(source[key]) for key in ("repo", "path") if source.get(key)), str(source.get("url") or "")]
-    for prefix, recipe in _prefixes():
-        if any(place.removeprefix("https://").startswith(prefix) for place in places if place):
+    device = str(row.get("gpu_kind") or "")
+    for prefix, gpu, recipe in _prefixes():
+        if gpu in device and any(place.removeprefix("https://").startswith(prefix) for place in places if place):
             return recipe
     return None
 
 
 @cache
-def _prefixes() -> tuple[tuple[str, str], ...]:
-    """Beginnings of sources and the recipe behind them, the longest first."""
+def _prefixes() -> tuple[tuple[str, str, str], ...]:
+    """Beginnings of sources, the accelerator where a source ran another release on each, and the recipe behind them.
+
+    The longest come first, and of equal ones those that name an accelerator.
+    """
     rows = csv.DictReader(read_text(SOURCES).splitlines())
-    found = [(row["prefix"], row["recipe"]) for row in rows]
-    return tuple(sorted(found, key=lambda item: -len(item[0])))
+    found = [(row["prefix"], row["gpu"], row["recipe"]) for row in rows]
+    return tuple(sorted(found, key=lambda item: (-len(item[0]), not item[1])))
 
 
 def predict(reading: Reading) -> dict[str, Num]:

@@ -42,9 +42,15 @@ def test_refused(model: str, parallelism: Parallelism, length: int, micro_batche
     [
         Parallelism(tp=16),  # 8 key/value heads, each held by two ranks
         Parallelism(tp=np.array([1.0, 2.0, 8.0])),
+        Parallelism(tp=np.array([2.0, 16.0])),  # of 8 key/value heads, one divides them, the other is a multiple
         Parallelism(pp=4, vp=2, dp=2),
     ],
 )
 def test_allowed(parallelism: Parallelism) -> None:
     job = training_job(Step(batch_size=1, sequence_length=1024), "megatron", parallelism=parallelism, micro_batches=8)
     assert training_memory_of(load_model(LLAMA, offline=True).tree, job).stages
+
+
+def test_products_of_samples_have_no_heads_to_divide() -> None:
+    job = training_job(Step(batch_size=2, sequence_length=16, images=1), "megatron", parallelism=Parallelism(tp=2))
+    assert training_memory_of(load_model("openai/clip-vit-base-patch16", offline=True).tree, job).stages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from planner.models import load_model
@@ -12,6 +13,7 @@ from planner.sharding import rank_tensors
 from planner.training.job import TrainingJob
 from planner.training.setup import training_job
 from planner.training.workspace import architecture, shown_elements, workspace_rows
+from planner.validate.architecture import tree_of
 from planner.workload import Step
 
 MIB = 2**20
@@ -64,6 +66,14 @@ def test_one_gradient_is_shown_for_each_shape() -> None:
     assert shown_elements(halves) == ((h + 2 * k) * h + h * h + 2 * f * h + f * h) / 2
     without = _sizes("meta-llama/Llama-3.1-8B", _job("megatron", "", gradient_accumulation_fusion=False))
     assert list(without) == ["workspace"]
+
+
+def test_shapes_that_are_alike_at_some_degrees_only_count_so_in_a_column() -> None:
+    # Four weights: the fused three, 768 / tp x 256; output and second of the MLP, 256 x 256 / tp; its first, 256 / tp x
+    # 256, which is like those two where nothing is divided.
+    tree = tree_of({"layers": 1, "hidden": 256, "heads": 8, "ffn": 256, "vocab": 10, "gated_mlp": False})
+    column = shown_elements(tuple(rank_tensors(tree, Parallelism(tp=np.array([1.0, 2.0])))))
+    assert np.array_equal(column, [(768 + 256) * 256, (384 + 128 + 128) * 256])
 
 
 def test_an_unknown_device_has_no_architecture() -> None:
