@@ -177,7 +177,7 @@ def _training(model: Model, asked: Scenario, devices: list[Device], output_forma
     for stage in memory.stages:
         emit(training_report.stage_table(model, job, stage, len(memory.stages)), output_format)
     if output_format == "text":
-        emit(training_report.verdict_table(job, memory, devices), "text")
+        emit(training_report.verdict_table(model, job, memory, devices), "text")
 
 
 def _states(

@@ -53,7 +53,7 @@ def plan(
         for stage in found.training.stages:
             emit(training_report.stage_table(found.model, found.job, stage, len(found.training.stages)), "text")
         devices = [] if found.device is None else [found.device]
-        emit(training_report.verdict_table(found.job, found.training, devices), "text")
+        emit(training_report.verdict_table(found.model, found.job, found.training, devices), "text")
     emit(_compute_table(found), "text")
     if found.job is None and found.serving is None:
         typer.echo(_verdict(found))

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from planner.report import Table
     from planner.training import TrainingJob, TrainingMemory
     from planner.training.phases import StageMemory
+    from planner.validate.intervals import Residuals
 
 
 def record(model: Model, job: TrainingJob, memory: TrainingMemory, devices: list[Device]) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def record(model: Model, job: TrainingJob, memory: TrainingMemory, devices: list
 
     peak = memory.peak_bytes
     needed = device_bytes(peak, job)
-    bounds = _interval(job, peak)
+    bounds = _interval(model, job, peak)
     return {
         "model": model.name,
         "class": model.class_name,
@@ -56,10 +57,11 @@ def record(model: Model, job: TrainingJob, memory: TrainingMemory, devices: list
     }
 
 
-def _interval(job: TrainingJob, peak: Any) -> tuple[Any, Any] | None:
+def _interval(model: Model, job: TrainingJob, peak: Any) -> tuple[Any, Any] | None:
+    from planner.validate.context import training_context
     from planner.validate.intervals import interval
 
-    return interval(job.recipe.name, "peak_bytes", peak)
+    return interval(job.recipe.name, "peak_bytes", peak, context=training_context(model.tree, job))
 
 
 def stage_table(model: Model, job: TrainingJob, stage: StageMemory, stages: int) -> Table:
@@ -109,7 +111,7 @@ def _notes(model: Model, job: TrainingJob) -> list[str]:
     ]
 
 
-def verdict_table(job: TrainingJob, memory: TrainingMemory, devices: list[Device]) -> Table:
+def verdict_table(model: Model, job: TrainingJob, memory: TrainingMemory, devices: list[Device]) -> Table:
     """The three figures, their interval, and whether the asked accelerators hold them."""
     from planner.plan import fit
     from planner.report import Table
@@ -119,7 +121,7 @@ def verdict_table(job: TrainingJob, memory: TrainingMemory, devices: list[Device
 
     peak = memory.peak_bytes
     needed = device_bytes(peak, job)
-    bounds = _interval(job, peak)
+    bounds = _interval(model, job, peak)
     residuals = residuals_for(job.recipe.name, "peak_bytes")
     low, high = (None, None) if bounds is None else bounds
     scale = needed / peak
@@ -135,15 +137,27 @@ def verdict_table(job: TrainingJob, memory: TrainingMemory, devices: list[Device
             inside = low * scale <= device.memory_bytes <= high * scale
             sure = f"{sure}, but the limit lies inside the interval" if inside else sure
         rows.append([device.name, format_gib(device.memory_bytes), None, None, format_gib(found.headroom_bytes), sure])
-    covered = (
-        "no measurement covers this recipe: no interval can be given"
-        if residuals is None or bounds is None
-        else f"the interval holds 90 % of {residuals.rows} measurements of {job.recipe.name}, "
-        f"whose median error is {100 * residuals.median_error:.1f} % (`planner validate`)"
-    )
     return Table(
         title="peak on the fullest GPU",
         columns=("figure", "GiB", "low GiB", "high GiB", "headroom GiB", "fits"),
         rows=rows,
-        notes=[covered],
+        notes=[_coverage(model, job, residuals)],
+    )
+
+
+def _coverage(model: Model, job: TrainingJob, residuals: Residuals | None) -> str:
+    """What the interval rests on, or why there is none."""
+    from planner.validate.context import training_context
+
+    if residuals is None:
+        return "no measurement covers this recipe: no interval can be given"
+    context = training_context(model.tree, job)
+    if not residuals.covers(context):
+        return (
+            f"no measurement of {job.recipe.name} covers this case ({context}): no interval can be given; "
+            f"measured are {'; '.join(residuals.contexts)}"
+        )
+    return (
+        f"the interval holds 90 % of {residuals.rows} measurements of {job.recipe.name} "
+        f"({'; '.join(residuals.contexts)}), whose median error is {100 * residuals.median_error:.2f} % (`planner validate`)"
     )

@@ -13,6 +13,7 @@ from planner.plan import job_of
 from planner.sweep.runs import Kind
 from planner.training import training_memory_of
 from planner.training.counters import device_bytes
+from planner.validate.context import training_context
 from planner.validate.intervals import interval
 from planner.workload import Step
 
@@ -22,7 +23,7 @@ def _answer(model: Model, tree: Node, fields: Mapping[str, Any]) -> dict[str, An
     job = job_of(fields, step, model, tree)
     memory = training_memory_of(tree, job)
     peak = memory.peak_bytes
-    low, high = interval(job.recipe.name, "peak_bytes", peak) or (np.nan, np.nan)
+    low, high = interval(job.recipe.name, "peak_bytes", peak, context=training_context(tree, job)) or (np.nan, np.nan)
     return {
         "gpus": job.parallelism.devices,
         "steady_bytes": memory.steady_bytes,

@@ -43,6 +43,8 @@ class Residuals:
         Which; see `grade_of`.
     rows : int
         Measurements. [-]
+    contexts : tuple of str
+        Kinds of cases among them, see `planner.validate.context`; empty where kinds make no difference.
     median_error, p90_error : float
         Of the absolute error, predicted over measured less one. [-]
     bias : float
@@ -56,11 +58,16 @@ class Residuals:
     quantity: str
     grade: str
     rows: int
+    contexts: tuple[str, ...]
     median_error: float
     p90_error: float
     bias: float
     low: float
     high: float
+
+    def covers(self, context: str) -> bool:
+        """Whether a kind of case is among those that were measured."""
+        return not context or not self.contexts or context in self.contexts
 
     @property
     def supports_interval(self) -> bool:
@@ -88,6 +95,8 @@ def grade_of(quality: str) -> str:
 
 def residuals_of(recipe: str, quantity: str, judged: Iterable[Judged], grade: str = EXACT) -> Residuals | None:
     """Errors of one group; None where nothing was predicted."""
+    judged = list(judged)
+    contexts = {item.context for item in judged if item.predicted and item.measured and item.context}
     pairs = [(item.measured, item.predicted) for item in judged if item.predicted and item.measured]
     if not pairs:
         return None
@@ -100,6 +109,7 @@ def residuals_of(recipe: str, quantity: str, judged: Iterable[Judged], grade: st
         quantity=quantity,
         grade=grade,
         rows=len(pairs),
+        contexts=tuple(sorted(contexts)),
         median_error=quantile(absolute, 0.5),
         p90_error=quantile(absolute, 0.9),
         bias=quantile(errors, 0.5),
@@ -182,13 +192,16 @@ def load_residuals() -> dict[tuple[str, str, str], Residuals]:
             quantity=row["quantity"],
             grade=row["grade"],
             rows=int(row["rows"]),
+            contexts=tuple(row["contexts"].split("; ")) if row["contexts"] else (),
             **{name: float(row[name]) for name in ("median_error", "p90_error", "bias", "low", "high")},
         )
         for row in csv.DictReader(read_text(FILENAME).splitlines())
     }
 
 
-def interval(recipe: str, quantity: str, predicted: Num, grade: str = EXACT) -> tuple[Num, Num] | None:
+def interval(
+    recipe: str, quantity: str, predicted: Num, grade: str = EXACT, context: str = ""
+) -> tuple[Num, Num] | None:
     """Interval that holds 90 % of measurements around a prediction; None where nothing covers the case.
 
     Parameters
@@ -199,8 +212,10 @@ def interval(recipe: str, quantity: str, predicted: Num, grade: str = EXACT) -> 
         In the unit of the quantity.
     grade : str
         How the measurement will be read; see `grade_of`.
+    context : str
+        Kind of case, see `planner.validate.context`; any where it is left out.
     """
-    found = residuals_for(recipe, quantity, grade)
+    found = residuals_for(recipe, quantity, grade, context)
     if found is None:
         return None
     if quantity in DIFFERENCES:
@@ -208,10 +223,13 @@ def interval(recipe: str, quantity: str, predicted: Num, grade: str = EXACT) -> 
     return predicted * found.low, predicted * found.high
 
 
-def residuals_for(recipe: str, quantity: str, grade: str = EXACT) -> Residuals | None:
+def residuals_for(recipe: str, quantity: str, grade: str = EXACT, context: str = "") -> Residuals | None:
     """Errors that support an interval: of the recipe, or of all its releases; None where those are few."""
     known = load_residuals()
-    own, together = (known.get((name, quantity, grade)) for name in (recipe, unversioned(recipe)))
+    own, together = (
+        found if found is not None and found.covers(context) else None
+        for found in (known.get((name, quantity, grade)) for name in (recipe, unversioned(recipe)))
+    )
     if own is not None and own.rows >= ENOUGH:
         return own
     return together if together is not None and together.supports_interval else None

@@ -25,6 +25,8 @@ class Judged:
         In the same unit; None where it was skipped.
     low, high : float or None
         Interval that holds 90 % of measurements, where residuals of earlier ones support one.
+    context : str
+        Kind of case, see `planner.validate.context`; empty where it makes no difference.
     skipped : str
         Why there is no prediction; empty where there is one.
     """
@@ -37,6 +39,7 @@ class Judged:
     predicted: float | None = None
     low: float | None = None
     high: float | None = None
+    context: str = ""
     skipped: str = ""
 
     @property

@@ -71,7 +71,7 @@ def is_serving(row: Mapping[str, Any]) -> bool:
 def _with_interval(item: Judged) -> Judged:
     if item.predicted is None:
         return item
-    found = interval(item.recipe, item.quantity, item.predicted, grade_of(item.quality))
+    found = interval(item.recipe, item.quantity, item.predicted, grade_of(item.quality), item.context)
     return item if found is None else replace(item, low=float(found[0]), high=float(found[1]))
 
 

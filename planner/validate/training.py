@@ -16,6 +16,7 @@ from planner.numeric import Num
 from planner.training import training_memory_of
 from planner.training.counters import device_bytes, reserved_bytes
 from planner.training.phases import StageMemory, TrainingMemory
+from planner.validate.context import training_context
 from planner.validate.reading import Reading, Skipped
 from planner.validate.result import Judged
 from planner.validate.wellformed import checked_row, measured_bytes
@@ -70,6 +71,7 @@ def judge(row: Mapping[str, Any]) -> list[Judged]:
             quantity=name,
             measured=value,
             predicted=predicted[name],
+            context=training_context(reading.tree, reading.job),
         )
         for name, value in measured.items()
     ]

@@ -52,7 +52,7 @@ def test_the_form_for_programs(tmp_path: Path) -> None:
     measured = 10**8
     path = write(
         tmp_path,
-        {"id": "both", **STEP, "peak_bytes": measured, "steady_bytes": 5 * 10**7},
+        {"id": "both", **STEP, "act_ckpt": "full", "peak_bytes": measured, "steady_bytes": 5 * 10**7},
         {"id": "nothing measured", **STEP},
         {"id": "no layers", **STEP, "model": {**MODEL, "layers": None}, "peak_bytes": measured},
     )

@@ -39,7 +39,16 @@ def test_an_interval_holds_nine_of_ten_of_the_rows_that_made_it() -> None:
 
 def test_a_few_rows_support_no_interval() -> None:
     few = Residuals(
-        recipe="r", quantity="q", grade="exact", rows=FEWEST - 1, median_error=0, p90_error=0, bias=0, low=1, high=1
+        recipe="r",
+        quantity="q",
+        grade="exact",
+        rows=FEWEST - 1,
+        contexts=(),
+        median_error=0,
+        p90_error=0,
+        bias=0,
+        low=1,
+        high=1,
     )
     assert not few.supports_interval
 

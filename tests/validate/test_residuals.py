@@ -14,7 +14,7 @@ from planner.validate.intervals import FILENAME, all_residuals
 from planner.validate.rows import shipped_rows
 from planner.validate.run import judge_rows
 
-COLUMNS = ("recipe", "quantity", "grade", "rows", "median_error", "p90_error", "bias", "low", "high")
+COLUMNS = ("recipe", "quantity", "grade", "rows", "contexts", "median_error", "p90_error", "bias", "low", "high")
 
 
 def found() -> str:
@@ -22,8 +22,8 @@ def found() -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for item in all_residuals(judge_rows(shipped_rows())):
-        numbers = (f"{getattr(item, name):.6f}" for name in COLUMNS[4:])
-        writer.writerow([item.recipe, item.quantity, item.grade, item.rows, *numbers])
+        numbers = (f"{getattr(item, name):.6f}" for name in COLUMNS[5:])
+        writer.writerow([item.recipe, item.quantity, item.grade, item.rows, "; ".join(item.contexts), *numbers])
     return out.getvalue()
 
 
