@@ -48,6 +48,9 @@ SPELLINGS: Mapping[str, str] = {
 }
 """Names that users and logs give to engines, and the file of the catalog."""
 
+RELEASE = r"v?\d{1,2}\.(\d+|x)(\.(\d+|x))?[\w.+-]*|b\d+"
+"""Versions that a user may write behind the name of an engine, llama.cpp's builds among them; logs write more."""
+
 Version = tuple[int, ...]
 
 
@@ -149,7 +152,7 @@ def find_engine(name: str, version: str | None = None) -> Engine:
     Raises
     ------
     UnknownNameError
-        No engine of that name.
+        No engine of that name, or what stands behind the name is no version.
 
     Examples
     --------
@@ -157,8 +160,10 @@ def find_engine(name: str, version: str | None = None) -> Engine:
     ('vllm 0.6-0.16', 'vllm 0.17-0.20')
     """
     stated = name.strip()
-    words = re.fullmatch(r"([A-Za-z][\w./-]*?)(?:\s+|==|@|:|-)v?(\d[\w.+]*)", stated)
+    words = re.fullmatch(r"([A-Za-z][\w./-]*?)(?:\s+|==|@|:|-)(\S.*)", stated)
     if words is not None and words[1].lower() in SPELLINGS:
+        if re.fullmatch(RELEASE, words[2]) is None:
+            raise UnknownNameError(f"'{words[2]}' is no version of {words[1]}, expected one such as 0.19 or 0.19.1")
         stated, version = words[1], version or words[2]
     kind = SPELLINGS.get(stated.lower())
     if kind is None:

@@ -24,6 +24,9 @@ MODELS_VARIABLE = "PLANNER_MODELS"
 LARGEST_CONFIG_BYTES = 4 * 2**20
 """The largest real config.json, with its label lists, is a tenth of this."""
 
+LONGEST_SHOWN = 80
+"""Characters of a name that an error repeats. [-]"""
+
 DEEPEST_CONFIG = 32
 """Nesting beyond this is an attack on the parser, not a config."""
 
@@ -67,7 +70,11 @@ def find_config(name: str, *, models_dir: Path | None = None, offline: bool = Fa
     ConfigError
         The file is not a config.
     """
-    path = _as_path(name)
+    try:
+        path = _as_path(name)
+    except OSError as error:
+        # Longer than a file system takes, or in a folder that is closed.
+        raise UnknownNameError(f"'{name[:LONGEST_SHOWN]}' cannot be looked up: {error.strerror}") from None
     if path is not None:
         return ConfigSource(name=name, raw=read_config_file(path), origin=str(path))
     for folder in _folders(models_dir):

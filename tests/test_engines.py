@@ -56,6 +56,17 @@ def test_an_unknown_engine_names_the_known_ones() -> None:
         find_engine("vlm")
 
 
+@pytest.mark.parametrize("name", ["vllm 0.abc", "vllm 99", "vllm latest", "sglang==2026"])
+def test_what_stands_behind_a_name_is_a_version(name: str) -> None:
+    with pytest.raises(UnknownNameError, match="is no version of (vllm|sglang), expected one such as 0.19"):
+        find_engine(name)
+
+
+@pytest.mark.parametrize("name", ["sglang 0.5.8.post1-rocm720", "llama.cpp b6325", "vllm 0.7.x", "vllm v0.8.5.post1"])
+def test_releases_and_builds_are_versions(name: str) -> None:
+    assert find_engine(name).kind == name.split()[0]
+
+
 def test_every_spelling_has_its_file_and_every_file_a_spelling() -> None:
     assert set(SPELLINGS.values()) == set(engine_names())
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from planner.counts import count
+from planner.errors import UnsupportedError
 from planner.models import Model, load_model
 from planner.nodes import Node, walk
 from planner.parallelism import ONE_DEVICE, Parallelism, pipeline_stages
-from planner.sharding import main_stack, rank_tensors, stack_length
+from planner.sharding import counted_layers, main_stack, rank_tensors, stack_length
 
 TinyModel = Callable[..., Model]
 
@@ -105,3 +106,17 @@ def test_columns_equal_numbers(tiny_type: str, tiny_model: TinyModel) -> None:
     found = sum(held.elements for held in rank_tensors(tree, column, vocabulary_multiple=64))
     alone = [_elements(tree, Parallelism(tp=tp), vocabulary_multiple=64) for tp in degrees]
     assert list(np.broadcast_to(found, (3,))) == alone
+
+
+def test_a_swept_number_of_layers_is_a_column_of_lengths() -> None:
+    model = load_model("meta-llama/Llama-3.1-8B", offline=True)
+    tree = model.tree_of(model.config.replaced({"num_hidden_layers": np.array([2.0, 32.0])}))
+    rows = list(walk(tree))
+    stack = main_stack(rows)
+    assert stack is not None
+    assert list(np.asarray(stack_length(rows, stack))) == [2, 32]
+    with pytest.raises(UnsupportedError, match="cannot be placed one by one"):
+        counted_layers(rows, stack)
+    whole = list(walk(model.tree))
+    assert counted_layers(whole, main_stack(whole)) == 32
+    assert counted_layers(whole, None) == 0

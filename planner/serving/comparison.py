@@ -21,6 +21,13 @@ MODELS = (
 CONTEXT = 131072
 """Tokens of the request. [token]"""
 
+UNIFORM_KEYS = (
+    ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    ("hidden_size", "n_embd", "d_model"),
+    ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+)
+"""What configs call layers, width and query heads."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheComparison:
@@ -35,7 +42,8 @@ class CacheComparison:
     token_bytes, request_bytes : float
         What one more token of a long request takes, and what the request takes. [B]
     uniform_token_bytes, uniform_request_bytes : float
-        The same, if every layer kept keys and values of its key/value heads for every token. [B]
+        The same, if every layer kept keys and values of its key/value heads for every token; NaN where the config
+        states no heads. [B]
     """
 
     model: str
@@ -59,7 +67,7 @@ def compare_caches(names: Iterable[str] = MODELS, context: int = CONTEXT) -> tup
 def _compared(model: Model, name: str, context: int) -> CacheComparison:
     kept_in = storage("bf16", state="bf16")
     tree = model.tree
-    uniform = uniform_token_bytes(model.raw)
+    uniform = uniform_token_bytes(model.raw) or float("nan")
     return CacheComparison(
         model=name,
         context=context,
@@ -70,14 +78,16 @@ def _compared(model: Model, name: str, context: int) -> CacheComparison:
     )
 
 
-def uniform_token_bytes(raw: Mapping[str, Any], element_bytes: int = 2) -> int:
+def uniform_token_bytes(raw: Mapping[str, Any], element_bytes: int = 2) -> int | None:
     """Keys and values of all key/value heads in all layers, as three of the peers compute every model. [B]
 
-    A head is as wide as `head_dim` says, or else its share of the hidden state.
+    A head is as wide as `head_dim` says, or else its share of the hidden state. None where the config states no heads.
     """
     text = raw.get("text_config")
     config = {**raw, **text} if isinstance(text, Mapping) else raw
-    heads = config["num_attention_heads"]
-    width = config.get("head_dim") or config["hidden_size"] // heads
+    layers, hidden, heads = (next((config[key] for key in keys if config.get(key)), None) for keys in UNIFORM_KEYS)
+    if layers is None or hidden is None or heads is None:
+        return None
+    width = config.get("head_dim") or hidden // heads
     kept = config.get("num_key_value_heads") or heads
-    return int(2 * config["num_hidden_layers"] * kept * width * element_bytes)
+    return int(2 * layers * kept * width * element_bytes)

@@ -20,7 +20,7 @@ from planner.serving.peak import is_old, peak_rows, shape_of
 from planner.serving.pool import Pool, pool_of, storage_of
 from planner.serving.rope import rope_table_bytes
 from planner.serving.weights import Padding, StoredSizes, rank_weights, without_offloaded
-from planner.sharding import main_stack, stack_length
+from planner.sharding import counted_layers, main_stack, stack_length
 from planner.units import GIB
 
 SHARE_OF_DEVICE, STATIC_SHARE, SHARE_OF_REST = "share of device", "static share", "share of rest"
@@ -122,8 +122,7 @@ def stages_of(tree: Node, pp: int) -> tuple[Stage, ...]:
     if pp == 1:
         return (WHOLE,)
     rows = list(walk(tree))
-    stack = main_stack(rows)
-    layers = 0 if stack is None else stack_length(rows, stack)
+    layers = counted_layers(rows, main_stack(rows))
     whole, rest = divmod(layers, pp)
     # vllm, distributed/utils.py: get_pp_indices: partitions[-i] += 1 for i in range(2, remaining + 2)
     split = tuple(whole + (1 if 2 <= pp - part <= rest + 1 else 0) for part in range(pp))
@@ -239,6 +238,8 @@ def non_torch_row(engine: Engine, parallelism: Parallelism, device: Device | Non
     alone = one if parallelism.pp == 1 else engine.size("non_torch_pp", int(one))
     size = where(tp >= 4, four, where(tp >= 2, two, alone))
     used = names[0] if all_true(tp == 1) else names[1] if all_true(tp < 4) else names[2]
+    if used == names[0] and parallelism.pp > 1 and "non_torch_pp" in engine.facts:
+        used = "non_torch_pp"
     return MemoryRow(name="non-torch", size_bytes=size, basis="assumed", source=engine.source(used) or "none known")
 
 
@@ -255,7 +256,7 @@ def graph_row(engine: Engine, options: ServeOptions, limits: Limits, tree: Node,
         return MemoryRow(name=name, size_bytes=0, basis="exact", source=source and "enforce_eager: none are captured")
     rows = list(walk(tree))
     stack = main_stack(rows)
-    layers = len(stage.layers) if stage.layers is not None else stack_length(rows, stack) if stack else 0
+    layers: Num = len(stage.layers) if stage.layers is not None else stack_length(rows, stack) if stack else 0
     tp = options.tensor_parallel_size
     largest, fine = engine.number("graph_largest"), engine.number("graph_fine_until")
     sizes = captured_sizes(minimum(limits.max_num_seqs * engine.number("graph_per_sequence"), largest), fine)

@@ -29,22 +29,25 @@ METHODS_OF_CONFIGS = ("fp8", "gptq", "gptq_marlin", "awq", "awq_marlin", "compre
 
 METHODS: tuple[tuple[str, str], ...] = (
     (r"mxfp4", "mxfp4"),
-    (r"nvfp4|modelopt_fp4|fp4", "nvfp4"),
+    (r"nvfp4|fp4", "nvfp4"),
     (r"fbgemm|mlps? only", "fp8-mlp"),
-    (r"fp8.*block|block.*fp8", "fp8-block128"),
-    (r"fp8.*(dynamic|channel|marlin|e4m3|w8a8)|ptpc", "fp8-channel"),
+    (r"fp8\b.*\bblock|block\b.*\bfp8", "fp8-block128"),
+    (r"fp8\b.*\b(dynamic|channel|marlin|e4m3|w8a8)|ptpc", "fp8-channel"),
     (r"fp8|modelopt|e4m3", "fp8"),
-    (r"int8 w8a8|w8a8.*int8|int8", "w8a8-int8"),
-    (r"int4.*experts|experts.*int4|int4 moe|moe.*int4", "int4-experts"),
+    (r"int8", "w8a8-int8"),
+    (r"int4\b.*\b(experts|moe)|(experts|moe)\b.*\bint4", "int4-experts"),
     (r"awq", "awq-int4"),
-    (r"w4a16|compressed.?tensors.*int4", "w4a16"),
+    (r"w4a16|compressed tensors\b.*\bint4", "w4a16"),
     (r"w8a8", "w8a8-int8"),
-    (r"gptq.*8|int8.*gptq", "gptq-int8"),
+    (r"gptq\b.*\b8", "gptq-int8"),
     (r"gptq", "gptq-int4"),
     (r"nf4|bitsandbytes|bnb", "nf4-double-quant"),
     (r"int4|w4", "int4"),
 )
-"""What names of methods hold, and the format that they mean; the first that fits decides."""
+"""Whole words in the names of methods, and the format that they mean; the first that fits decides."""
+
+FLAGS = ("awq", "awq_marlin", "gptq", "gptq_marlin", "bitsandbytes", "modelopt", "fbgemm_fp8", "none")
+"""Words of ``--quantization`` beside the names of formats."""
 
 
 def format_of(name: str, raw: Mapping[str, Any] | None = None) -> WeightFormat:
@@ -88,10 +91,26 @@ def format_of(name: str, raw: Mapping[str, Any] | None = None) -> WeightFormat:
         if found is not None:
             return found
     elif "/" not in spelled and "gguf" not in spelled:
+        words = re.sub(r"[^a-z0-9]+", " ", spelled)
         for pattern, meant in METHODS:
-            if re.search(pattern, spelled):
+            if re.search(rf"\b({pattern})\b", words):
                 return known[meant]
-    raise UnknownNameError(f"unknown quantization '{name}'", key="quantization", hint=near_miss(spelled, known))
+    raise UnknownNameError(
+        f"unknown quantization '{name}'", key="quantization", hint=near_miss(spelled, [*known, *FLAGS])
+    )
+
+
+def check_quantization(name: str) -> None:
+    """Refuse what neither `format_of` nor llama.cpp knows: a type of GGUF files is known without its prefix.
+
+    Raises
+    ------
+    UnknownNameError
+        Nothing in the name is known.
+    """
+    spelled = name.strip().lower()
+    if spelled not in ("none", "compressed-tensors") and f"gguf-{spelled}" not in load_formats():
+        format_of(name)
 
 
 def configured_format(raw: Mapping[str, Any]) -> WeightFormat | None:
@@ -192,17 +211,21 @@ def kv_format_of(name: str, dtype: str) -> str:
 
     Examples
     --------
-    >>> kv_format_of("auto", "bf16"), kv_format_of("fp8_e4m3", "bf16")
-    ('bf16', 'fp8')
+    >>> kv_format_of("auto", "bf16"), kv_format_of("fp8_e4m3", "bf16"), kv_format_of("fp8 (fp8_ds_mla)", "bf16")
+    ('bf16', 'fp8', 'fp8-ds-mla')
     """
-    spelled = name.strip().lower()
-    if spelled.startswith("auto"):
+    spelled = re.sub(r"\(.*?\)", " ", name).strip().lower().replace(" ", "-")
+    if "ds_mla" in name.lower():
+        return "fp8-ds-mla"
+    if spelled.startswith(("auto", "16-bit")):
         return dtype
-    if spelled in ("fp8_e4m3", "fp8_e5m2", "fp8_inc"):
+    if spelled in ("fp8_e4m3", "fp8_e5m2", "fp8_inc", "fp8-e4m3", "fp8-e5m2"):
         return "fp8"
     spelled = PLAIN.get(spelled, spelled).replace("_", "-") if spelled not in load_kv_formats() else spelled
     if spelled not in load_kv_formats():
         raise UnknownNameError(
-            f"unknown cache format '{name}'", key="kv_cache_dtype", hint=near_miss(spelled, load_kv_formats())
+            f"unknown cache format '{name}', expected auto or one of {', '.join(load_kv_formats())}",
+            key="kv_cache_dtype",
+            hint=near_miss(spelled, load_kv_formats()),
         )
     return spelled

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 from planner.cache import Requests, cache_bytes, storage
 from planner.counts import Matrices, Tensor, held_tensors
+from planner.errors import UnknownNameError, UnsupportedError, near_miss
 from planner.formats import Dtype, WeightFormat, load_formats
 from planner.formulas.memory import packed_bytes
 from planner.formulas.profile_run import compute_buffer_bytes
 from planner.memory import MemoryRow
 from planner.models import Model
 from planner.nodes import Attention, Embedding, Linear, Node, Row, walk
-from planner.numeric import Num, maximum
+from planner.numeric import Num, is_column, maximum
 from planner.parallelism import even_split
 from planner.quantisation import Span, Stored, chosen_dtypes, outline_of, spans, stored_matrices
-from planner.serving.formats import PLAIN, format_of
+from planner.serving.formats import PLAIN
 from planner.serving.rope import stated_positions
-from planner.sharding import main_stack, stack_length
+from planner.sharding import counted_layers, main_stack
 
 UBATCH = 512
 """llama.cpp, common/common.h: n_ubatch. [token]"""
@@ -133,12 +134,15 @@ def serve_llama(model: Model, options: LlamaOptions, tree: Node | None = None) -
     tree = model.tree if tree is None else tree
     rows = list(walk(tree))
     stack = main_stack(rows)
-    count = 0 if stack is None else stack_length(rows, stack)
+    count = counted_layers(rows, stack)
+    if is_column(options.gpus):
+        raise UnsupportedError("layers cannot be placed on a number of devices that is swept", key="tp")
     offloaded = count + 1 if options.n_gpu_layers is None else min(options.n_gpu_layers, count + 1)
     on_host = tuple(range(max(count + 1 - offloaded, 0))) if offloaded else tuple(range(count + 1))
     shares = even_split(offloaded, options.gpus)
     sizes = _Sizes(tree, rows, stack, options)
-    context = options.ctx_size or stated_positions(model.raw, model.name) or DEFAULT_CONTEXT
+    own = stated_positions(model.raw, model.name) or DEFAULT_CONTEXT
+    context = own if options.ctx_size is None else options.ctx_size
     devices = []
     start = len(on_host)
     for gpu, share in enumerate(shares):
@@ -242,11 +246,12 @@ def _stored(tensor: Tensor, dtype: Dtype) -> Stored:
 def _file_format(options: LlamaOptions) -> WeightFormat | None:
     if options.bits_per_weight is not None:
         return None
-    name = options.weights or "f16"
-    plain = re.sub(r"^gguf[ -]", "", name.lower())
+    name = "f16" if options.weights in (None, "none") else str(options.weights)
+    plain = re.sub(r"^gguf[ -]", "", name.strip().lower())
     known = load_formats()
     # A file of one type keeps vectors in fp32, which the formats of other files do not say.
     for spelling in (f"gguf-{plain}", f"gguf-{PLAIN.get(plain, plain).replace('fp', 'f')}"):
         if spelling in known:
             return known[spelling]
-    return format_of(name)
+    types = [spelling.removeprefix("gguf-") for spelling in known if spelling.startswith("gguf-")]
+    raise UnknownNameError(f"'{name}' is no type of a GGUF file", key="quantization", hint=near_miss(plain, types))

@@ -15,6 +15,10 @@ LARGE_DEVICE_BYTES = 70 * GIB
 """vLLM, engine/arg_utils.py: defaults are larger on devices of at least this, A100s excepted."""
 
 
+UNSTATED_LENGTH = 32768
+"""Longest sequence where neither options nor config state one. [token]"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
     """Flags of an engine. Numbers may be columns, except `pipeline_parallel_size`.
@@ -112,7 +116,7 @@ class Limits:
     assumptions: tuple[str, ...]
 
 
-def limits_of(options: ServeOptions, engine: Engine, longest: Num, device: Device | None = None) -> Limits:
+def limits_of(options: ServeOptions, engine: Engine, longest: Num | None, device: Device | None = None) -> Limits:
     """Options with the engine's defaults.
 
     Parameters
@@ -121,26 +125,30 @@ def limits_of(options: ServeOptions, engine: Engine, longest: Num, device: Devic
         What was said.
     engine : Engine
         Whose defaults.
-    longest : Num
-        Positions that the model's config allows. [token]
+    longest : Num or None
+        Tokens of a request that the model's config allows, where it states them. [token]
     device : Device, optional
         Defaults of vLLM depend on its memory and its kind.
     """
     suffix = "_large" if is_large(device) else ""
     filled: list[str] = []
 
-    def take(name: str, default: Any) -> Any:
+    def take(name: str, default: Any, origin: str = "the engine's default") -> Any:
         value = getattr(options, name)
         if value is not None:
             return value
-        filled.append(f"{name} {default:,}" if isinstance(default, int) else f"{name} {default}")
+        shown = f"{default:,}" if isinstance(default, int) else f"{default}"
+        filled.append(f"{origin}: {name} {shown}")
         return default
 
     def fact(name: str) -> Any:
         large = f"{name}{suffix}"
         return engine.number(large if large in engine.facts else name)
 
-    max_model_len = take("max_model_len", longest)
+    if longest is None:
+        max_model_len = take("max_model_len", UNSTATED_LENGTH, "neither stated nor in the config, and so assumed")
+    else:
+        max_model_len = take("max_model_len", longest, "what the config allows")
     seqs = take("max_num_seqs", fact("max_num_seqs"))
     if options.max_num_batched_tokens is None:
         cut = take("max_num_batched_tokens", fact("max_num_batched_tokens"))
@@ -153,7 +161,7 @@ def limits_of(options: ServeOptions, engine: Engine, longest: Num, device: Devic
         max_model_len=max_model_len,
         block_size=take("block_size", engine.number("block_size", 1)),
         gpu_memory_utilization=take("gpu_memory_utilization", engine.number("gpu_memory_utilization")),
-        assumptions=tuple(f"the engine's default: {text}" for text in filled),
+        assumptions=tuple(filled),
     )
 
 

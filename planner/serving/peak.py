@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from planner.counts import tensors
 from planner.devices import Device
@@ -25,7 +27,7 @@ from planner.serving.options import Limits
 from planner.serving.weights import VOCABULARY_MULTIPLE
 
 PASSED_ON = 2
-"""Hidden states and residual, which a pipeline stage hands to the next. [-]"""
+"""Hidden states and residual, which a pipeline stage hands to the next: vllm, make_empty_intermediate_tensors. [-]"""
 
 OLD_ARCHITECTURES = ("pascal", "volta", "turing", "ampere", "ada")
 """Before Hopper cuBLAS takes a smaller workspace, and FP4 kernels of Triton do not run."""
@@ -170,6 +172,12 @@ def _image(rows: list[Row]) -> tuple[Num, Num]:
     return inside[-1].stream.per_sample, patches.stream.per_sample * values
 
 
+def images_are_unbounded(raw: Mapping[str, Any]) -> bool:
+    """Whether a model reads images of any size, so that its config does not say how large the largest is."""
+    tower = raw.get("vision_config")
+    return isinstance(tower, Mapping) and not any(key in tower for key in ("image_size", "default_output_length"))
+
+
 def peak_rows(
     shape: Shape,
     weights: WeightFormat,
@@ -194,15 +202,16 @@ def peak_rows(
     limits : Limits
         Sequences and tokens of a step.
     stage : Stage
-        Only the last one samples; the others pass hidden states on.
+        Only the last one samples; the others pass hidden states on, which stay where they arrive.
     device : Device, optional
         cuBLAS takes more on newer ones.
     """
     tokens, seqs = limits.max_num_batched_tokens, limits.max_num_seqs
     layers = layer_peak_bytes(tokens, shape.up, shape.inner, shape.hidden, element_bytes)
+    handed = PASSED_ON * tokens * shape.hidden * element_bytes
     passing: Num = 0
-    if not stage.last:
-        passing = passing + PASSED_ON * tokens * shape.hidden * element_bytes
+    if not (stage.first and stage.last):
+        passing = passing + handed  # to the next stage, or by the one before, in buffers that stay
         if stage.first:
             passing = passing + tokens * shape.hidden * element_bytes  # what it embedded
     experts: Num = 0
@@ -224,7 +233,8 @@ def peak_rows(
             engine.size(sampler) + element_bytes,
             engine.number("sampler_kernel_rows"),
             4,
-        ) + sampled_hidden_bytes(tokens, seqs, shape.hidden, element_bytes)
+        )
+        sampled = sampled + sampled_hidden_bytes(tokens, seqs, shape.hidden, element_bytes) + passing
         if engine.word("sampler_profiled") == "whole prompts":
             sampled = where(tokens >= limits.max_model_len, sampled, 0)
     arm = maximum(sampled, computed)

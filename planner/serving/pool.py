@@ -102,6 +102,11 @@ def pool_of(
     groups = cache_groups(tree, layers=layers)
     grouped = engine.word("cache_groups", "no") == "yes"
     slot = pool_bytes_per_token(tree, kept_in, tp=tp, layers=layers, grouped=grouped)
+    if all_true(slot == 0) and layers is not None and cache_groups(tree):
+        raise UnsupportedError(
+            f"layers {min(layers)} to {max(layers)} keep no keys, so that their stage has no pool of blocks",
+            key="pipeline_parallel_size",
+        )
     if all_true(slot == 0):
         raise UnsupportedError(
             "keeps no keys of the tokens that it sees, so that an engine has no pool of blocks for it", key="model"

@@ -15,8 +15,11 @@ from planner.numeric import Num
 
 POSITIONS = "positions.csv"
 
-POSITION_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length")
+POSITION_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length", "max_seq_len")
 """What configs call the positions that a model was made for."""
+
+STRETCHED_IN_CONFIG = ("su", "longrope", "llama3", "mrope", "default", "proportional")
+"""Scalings whose configs state the positions that they lead to, and not those that they start from."""
 
 
 def rope_table_bytes(tree: Node, raw: Mapping[str, Any], max_model_len: Num, element_bytes: int, name: str = "") -> Num:
@@ -63,6 +66,35 @@ def stated_positions(raw: Mapping[str, Any], name: str = "") -> int | None:
             return int(text[key])
     known = _known(raw, name)
     return None if known is None else known.positions
+
+
+def longest_request(raw: Mapping[str, Any], name: str = "") -> int | None:
+    """Tokens of the longest request that an engine takes by itself; None where nobody states it. [token]
+
+    Parameters
+    ----------
+    raw : mapping
+        Config.
+    name : str
+        Of the model, by which the catalog may know its positions.
+
+    References
+    ----------
+    .. [1] vLLM, config: _get_and_verify_max_len: the positions, times the factor of a scaling that the config states
+       beside them, and for YaRN that of the original positions; Gemma 3 states what it leads to
+    """
+    positions = stated_positions(raw, name)
+    text = _text(raw)
+    scaling = _scaling(raw, text, name)
+    kind, factor = scaling.get("rope_type", scaling.get("type", "default")), scaling.get("factor")
+    if positions is None or not isinstance(factor, (int, float)) or kind in STRETCHED_IN_CONFIG:
+        return positions
+    if str(raw.get("model_type")).startswith("gemma3"):
+        return positions
+    if "yarn" in str(kind):
+        original = scaling.get("original_max_position_embeddings")
+        positions = int(original) if isinstance(original, (int, float)) else positions
+    return int(positions * factor)
 
 
 def _scaling(raw: Mapping[str, Any], text: Mapping[str, Any], name: str) -> Mapping[str, Any]:

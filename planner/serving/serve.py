@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.cache import cache_groups
@@ -14,12 +14,13 @@ from planner.models import Model
 from planner.nodes import Attention, Node, walk
 from planner.numeric import Num, is_column, maximum, minimum
 from planner.serving.engine_memory import Formats, StageServing, formats_of, least, stage_serving, stages_of
-from planner.serving.options import Limits, ServeOptions, limits_of
-from planner.serving.rope import stated_positions
+from planner.serving.options import UNSTATED_LENGTH, Limits, ServeOptions, limits_of
+from planner.serving.rope import longest_request
 from planner.serving.weights import StoredSizes
+from planner.sharding import counted_layers, main_stack
 
-UNSTATED_LENGTH = 32768
-"""Longest sequence where neither options nor config state one. [token]"""
+REFUSE_LONGER = ("vllm", "sglang")
+"""Engines that do not start with a longer sequence than the config allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +45,10 @@ class Serving:
         Token slots of the pool, which all stages can hold. [token]
     concurrency : Num
         Requests at full length. [-]
+    longest : int or None
+        Positions that the config allows, where the engine refuses more. [token]
     starts : bool or column of bool
-        Whether one request at full length fits on every stage.
+        Whether one request at full length fits on every stage, and is no longer than the model allows.
     has_kinds : bool
         Whether layers keep different things, so that slots of the pool are not tokens of a request.
     """
@@ -58,6 +61,7 @@ class Serving:
     kv_pool_bytes: Num
     kv_tokens: Num
     concurrency: Num
+    longest: int | None
     starts: Any
     has_kinds: bool
 
@@ -72,11 +76,26 @@ class Serving:
         return self.worst.rows
 
     @property
+    def device_rows(self) -> tuple[MemoryRow, ...]:
+        """The same as the driver sees it: no pool where nothing is left for one, and CUDA's context."""
+        *parts, pool = self.rows
+        context = MemoryRow(
+            name="CUDA context",
+            size_bytes=self.engine.size("context", 0),
+            basis="assumed",
+            source=self.engine.source("context"),
+        )
+        return (*parts, replace(pool, size_bytes=maximum(pool.size_bytes, 0)), context)
+
+    @property
     def device_bytes(self) -> Num:
-        """What the driver reports at the fullest stage: the budget, and CUDA's context and graphs outside of it. [B]"""
+        """What the driver reports at the fullest stage: the budget, and CUDA's context and graphs outside of it. [B]
+
+        Where nothing is left for a pool, what the rest would need.
+        """
         fullest: Num = 0
         for stage in self.stages:
-            used = stage.weights_bytes + stage.peak_bytes + stage.non_torch_bytes + stage.pool_bytes
+            used = stage.weights_bytes + stage.peak_bytes + stage.non_torch_bytes + maximum(stage.pool_bytes, 0)
             fullest = maximum(fullest, used + stage.graph_bytes + self.engine.size("context", 0))
         return fullest
 
@@ -132,7 +151,8 @@ def serve_on(
     tree = model.tree if tree is None else tree
     check_layout(tree, chosen)
     formats = formats_of(model, chosen)
-    limits = limits_of(chosen, engine, longest(model), device)
+    own = longest_request(model.raw, model.name)
+    limits = limits_of(chosen, engine, own, device)
     stages = tuple(
         stage_serving(model, tree, engine, chosen, limits, formats, stage, memory_bytes, device, stored)
         for stage in stages_of(tree, chosen.pipeline_parallel_size)
@@ -141,6 +161,10 @@ def serve_on(
     pool = stages[0].pool_bytes
     for stage in stages[1:]:
         pool = minimum(pool, stage.pool_bytes)
+    bound = own if engine.kind in REFUSE_LONGER else None
+    starts = (concurrency >= 1) & divides_heads(tree, chosen.tensor_parallel_size)
+    if bound is not None:
+        starts = starts & (limits.max_model_len <= bound)
     return Serving(
         stages=stages,
         limits=limits,
@@ -150,29 +174,37 @@ def serve_on(
         kv_pool_bytes=pool,
         kv_tokens=tokens,
         concurrency=concurrency,
-        starts=(concurrency >= 1) & divides_heads(tree, chosen.tensor_parallel_size),
+        longest=bound,
+        starts=starts,
         has_kinds=len(cache_groups(tree)) > 1,
     )
 
 
 def longest(model: Model) -> int:
-    """Positions that a model allows, as its config or the catalog states. [token]"""
-    found = stated_positions(model.raw, model.name)
+    """Tokens of a request that a model allows, as its config or the catalog states. [token]"""
+    found = longest_request(model.raw, model.name)
     return UNSTATED_LENGTH if found is None else found
 
 
 def check_layout(tree: Node, options: ServeOptions) -> None:
-    """Refuse what engines refuse: query heads that the tensor-parallel ranks do not divide.
+    """Refuse what engines refuse: query heads that the tensor-parallel ranks do not divide, stages without a layer.
 
     Raises
     ------
     PlannerError
-        The head count is no multiple of `tensor_parallel_size`; the hint names sizes that are.
+        The head count is no multiple of `tensor_parallel_size`, of which the hint names some; or there are more
+        pipeline stages than layers.
     """
+    stages = options.pipeline_parallel_size
+    if stages > 1:
+        rows = list(walk(tree))
+        layers = counted_layers(rows, main_stack(rows))
+        if stages > layers:
+            raise PlannerError(f"{layers} layers cannot be divided over {stages} stages", key="pipeline_parallel_size")
     tp = options.tensor_parallel_size
-    if is_column(tp) or divides_heads(tree, tp):
+    divides, heads = divides_heads(tree, tp), query_heads(tree)
+    if is_column(divides) or divides:
         return
-    heads = query_heads(tree)
     allowed = [str(ranks) for ranks in range(1, 33) if heads % ranks == 0]
     raise PlannerError(
         f"{heads} attention heads cannot be divided over {tp} ranks",

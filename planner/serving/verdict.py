@@ -12,6 +12,7 @@ from planner.models import Model
 from planner.numeric import Num
 from planner.serving.ask import allowed_degrees, first_that_starts, longest_context
 from planner.serving.options import Limits, ServeOptions, changed
+from planner.serving.peak import images_are_unbounded
 from planner.serving.serve import Serving, serve_on
 from planner.units import format_gib
 
@@ -94,12 +95,19 @@ def verdict(
         starts=starts,
         reasons=() if starts else tuple(_reasons(serving)),
         suggestions=suggestions,
-        warnings=tuple(_warnings(serving, options)),
+        warnings=tuple(_warnings(model, serving, options)),
     )
 
 
 def _reasons(serving: Serving) -> Iterator[str]:
     stage, limits = serving.worst, serving.limits
+    if serving.longest is not None and limits.max_model_len > serving.longest:
+        yield (
+            f"max_model_len {int(limits.max_model_len):,} is beyond the {serving.longest:,} positions of the model, "
+            f"which {serving.engine.kind} refuses"
+        )
+        if serving.concurrency >= 1:
+            return
     where = "" if len(serving.stages) == 1 else f" on pipeline stage {stage.stage.index}"
     left, needed = stage.pool_bytes, stage.pool.request_bytes
     if left < 0:
@@ -118,7 +126,12 @@ def _reasons(serving: Serving) -> Iterator[str]:
     )
 
 
-def _warnings(serving: Serving, options: ServeOptions) -> Iterator[str]:
+def _warnings(model: Model, serving: Serving, options: ServeOptions) -> Iterator[str]:
+    if serving.engine.kind == "vllm" and images_are_unbounded(model.raw):
+        yield (
+            "the profile run encodes the largest image that the model reads, whose size stands in "
+            "preprocessor_config.json: here images fill a step, and larger ones leave less for the cache"
+        )
     outside = serving.device_bytes - serving.memory_bytes
     if serving.starts and outside > 0:
         way_out = "" if options.enforce_eager else " or --enforce-eager"

@@ -49,7 +49,7 @@ def save_phase(held: Sequence[RankTensor], job: TrainingJob, stage: Stage) -> di
     word = job.recipe.word("saving", "sharded")
     if word not in WORDS:
         raise CatalogError(f"'saving' of recipe '{job.recipe.name}' is '{word}', expected one of {', '.join(WORDS)}")
-    if word == "sharded" or job.parallelism.zero < 3:  # noqa: PLR2004 - parameters are divided from ZeRO stage 3 on
+    if word == "sharded" or job.parallelism.zero < 3:
         return {SAVE: ()}
     found = groups(held, stage)
     elements: Num = found.blocks + found.outside if word == "whole" else maximum(found.block, found.outside)

@@ -1,7 +1,8 @@
 """Measure a sweep: `python tests/benchmarks/bench_sweep.py [ROWS]`.
 
-Two grids of about ROWS rows, 100,000 unless told: one whose rows are models, formats and GPUs of the catalog, and one
-whose every row is another model, so that nothing is shared. Imports and the first look at the catalog are not counted.
+Three grids of about ROWS rows, 100,000 unless told: one whose rows are models, formats and GPUs of the catalog, one
+whose every row is another model, so that nothing is shared, and one of an engine's start-ups. Imports and the first
+look at the catalog are not counted.
 """
 
 from __future__ import annotations
@@ -37,6 +38,16 @@ set:
 gpu: H100
 """
 
+SERVING = """
+model: [meta-llama/Llama-3.1-8B, Qwen/Qwen3-30B-A3B, deepseek-ai/DeepSeek-V3, google/gemma-3-27b-it, openai/gpt-oss-20b]
+engine: vllm 0.19
+kv_cache_dtype: [auto, fp8]
+gpu: [L4, L40S, A100 SXM4 80GB, H100 SXM5 80GB, H200, B200]
+tp: [1, 2, 4, 8]
+max_num_seqs: [16, 64, 256, 1024]
+max_model_len: {{start: 64, stop: {longest}, step: 64}}
+"""
+
 
 def main(rows: int) -> None:
     """Print the seconds that evaluation and writing take."""
@@ -44,6 +55,7 @@ def main(rows: int) -> None:
     grids = {
         "catalog": CATALOG.format(batches=max(1, rows // per_batch)),
         "dimensions": DIMENSIONS.format(layers=max(1, rows // (32 * 4))),
+        "serving": SERVING.format(longest=64 * max(1, rows // (5 * 2 * 6 * 4 * 4))),
     }
     with tempfile.TemporaryDirectory() as folder:
         sweep(_saved(folder, "warm", "model: gpt2\ngpu: all"))

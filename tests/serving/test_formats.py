@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from planner.errors import UnknownNameError
-from planner.serving.formats import configured_format, element_dtype, format_of, kv_format_of
+from planner.serving.formats import check_quantization, configured_format, element_dtype, format_of, kv_format_of
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,44 @@ def test_cache_formats() -> None:
     assert kv_format_of("bfloat16", "fp16") == "bf16"
     with pytest.raises(UnknownNameError, match="kv_cache_dtype: unknown cache format 'fp9'"):
         kv_format_of("fp9", "bf16")
+
+
+@pytest.mark.parametrize("name", ["awqq", "nfp8", "fp80", "bnbx", "xmxfp4", ""])
+def test_only_whole_words_are_known(name: str) -> None:
+    with pytest.raises(UnknownNameError, match="quantization: unknown quantization"):
+        format_of(name)
+
+
+@pytest.mark.parametrize(("name", "near"), [("awqq", "awq"), ("modelop", "modelopt"), ("fp88", "fp8")])
+def test_words_of_engines_are_near_misses_too(name: str, near: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"did you mean .*'{near}'"):
+        format_of(name)
+
+
+@pytest.mark.parametrize("name", ["none", "fp8", "q4_k_m", "Q8_0", "gguf-q4_k_m", "awq_marlin", "compressed-tensors"])
+def test_words_that_some_engine_takes(name: str) -> None:
+    check_quantization(name)
+
+
+def test_words_that_no_engine_takes() -> None:
+    with pytest.raises(UnknownNameError, match="unknown quantization 'q4_km'"):
+        check_quantization("q4_km")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("auto(16-bit)", "bf16"),
+        ("16-bit", "bf16"),
+        ("fp8 (fp8_ds_mla)", "fp8-ds-mla"),
+        ("fp8_ds_mla", "fp8-ds-mla"),
+        ("fp8 e4m3", "fp8"),
+        ("FP8_E5M2", "fp8"),
+        ("f16", "fp16"),
+        ("half", "fp16"),
+        ("float32", "fp32"),
+        ("q8_0", "q8_0"),
+    ],
+)
+def test_words_for_caches(name: str, expected: str) -> None:
+    assert kv_format_of(name, "bf16") == expected

@@ -66,7 +66,7 @@ def test_a_quantised_cache_and_flash_attention() -> None:
 
 
 def test_an_unknown_file_type_is_refused() -> None:
-    with pytest.raises(UnknownNameError, match="unknown quantization 'gguf IQ4_K'"):
+    with pytest.raises(UnknownNameError, match="'gguf IQ4_K' is no type of a GGUF file"):
         serve_llama(load_model(LLAMA, offline=True), LlamaOptions(weights="gguf IQ4_K"))
 
 
