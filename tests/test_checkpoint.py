@@ -271,7 +271,7 @@ def test_a_total_is_of_one_config_only() -> None:
     assert entry is not None
     changed = _reconcile(entry.id, {**entry.config, "num_hidden_layers": 10})
     assert (changed.published_total, changed.unexplained, changed.terms) == (None, None, ())
-    assert {term.kind for term in changed.others} == {"mtp", "mtp_tables", "router_biases"}
+    assert {term.kind for term in changed.others} == {"mtp", "mtp_tables", "router_biases", "fp8_block_scales"}
 
 
 def test_a_total_is_explained_from_the_class_that_it_counts() -> None:
