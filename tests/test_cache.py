@@ -10,6 +10,7 @@ import pytest
 
 from planner.cache import (
     CacheGroup,
+    Layout,
     Requests,
     Storage,
     bytes_per_token,
@@ -214,7 +215,8 @@ def test_blocks_are_whole() -> None:
 
 
 def test_layouts_of_transformers() -> None:
-    tree, layouts = _tree("google/gemma-3-27b-it"), ("engine", "dynamic", "static")
+    tree = _tree("google/gemma-3-27b-it")
+    layouts: tuple[Layout, ...] = ("engine", "dynamic", "static")
     memories = [cache_bytes(tree, Requests(tokens=10_000), BF16, layout=layout) for layout in layouts]
     # a window of 1,024, of which the growing cache keeps what the next token sees; 52 layers of 8,192 B a token
     assert [memory.size_of("cache: sliding") for memory in memories] == [
@@ -274,7 +276,7 @@ def test_columns_of_dimensions_equal_their_elements(
     build = known.classes[known.default_class]
     requests = Requests(tokens=100, sequences=2)
     both = config.replaced({key: np.array(values, dtype=float) for key, values in columns.items()})
-    found = cache_bytes(build(both), requests, BF16).total_bytes
+    found = np.asarray(cache_bytes(build(both), requests, BF16).total_bytes)
     for at in range(2):
         single = config.replaced({key: values[at] for key, values in columns.items()})
         assert found[at] == cache_bytes(build(single), requests, BF16).total_bytes

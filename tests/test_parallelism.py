@@ -1,5 +1,7 @@
 """Degrees of parallelism and the layers of pipeline stages."""
 
+from typing import Any
+
 import pytest
 
 from planner.errors import PlannerError
@@ -24,8 +26,9 @@ def test_hsdp_shards_within_its_group_only() -> None:
 
 @pytest.mark.parametrize("name", ["tp", "pp", "dp", "cp", "ep", "etp", "vp", "shard"])
 def test_a_degree_of_nought_is_refused(name: str) -> None:
+    degrees: dict[str, Any] = {name: 0}
     with pytest.raises(PlannerError, match=f"{name}: must be at least 1"):
-        Parallelism(**{name: 0})
+        Parallelism(**degrees)
 
 
 def test_virtual_stages_need_a_pipeline() -> None:

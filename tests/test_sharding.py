@@ -89,6 +89,7 @@ def test_stages_sum_to_the_model_and_a_second_tied_table(tiny_model: TinyModel) 
         stack = main_stack(rows)
         assert stack == "model.layers"
         layers = stack_length(rows, stack)
+        assert isinstance(layers, int)
         held = sum(
             int(held.elements)
             for stage in pipeline_stages(layers, layers)

@@ -159,5 +159,6 @@ def _coverage(model: Model, job: TrainingJob, residuals: Residuals | None) -> st
         )
     return (
         f"the interval holds 90 % of {residuals.rows} measurements of {job.recipe.name} "
-        f"({'; '.join(residuals.contexts)}), whose median error is {100 * residuals.median_error:.2f} % (`planner validate`)"
+        f"({'; '.join(residuals.contexts)}), whose median error is {100 * residuals.median_error:.2f} % "
+        "(`planner validate`)"
     )

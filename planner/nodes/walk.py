@@ -61,6 +61,7 @@ def walk(tree: Node) -> Iterator[Row]:
 
     Examples
     --------
+    >>> from planner.nodes import Linear
     >>> block = Module(children={"up": Linear(in_features=4, out_features=8)}, bucket="mlp")
     >>> [row.path for row in walk(Module(children={"layers": Repeat(child=block, count=2, indices=range(2))}))]
     ['layers.*.up']

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from planner.activations.layers import layers_of
+from planner.activations.layers import Layer, layers_of
 from planner.models import load_model
 from planner.nodes import walk
 
 
-def _layers(name: str) -> list:
+def _layers(name: str) -> list[Layer]:
     return layers_of(list(walk(load_model(name, offline=True).tree)))
 
 

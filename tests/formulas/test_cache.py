@@ -89,9 +89,9 @@ def test_a_column_equals_its_elements() -> None:
     tokens = np.array([0.0, 3.0, 8.0, 1000.0])
     tp = np.array([1.0, 2.0, 8.0, 16.0])
     for formula, other in ((window_tokens, 8), (paged_tokens, 16), (waiting_tokens, 3), (carried_tokens, 3)):
-        assert list(formula(tokens, other)) == [formula(int(each), other) for each in tokens]
-    assert list(rank_heads(8, tp)) == [rank_heads(8, int(each)) for each in tp]
-    assert list(state_bytes(1000, 32, tp)) == [state_bytes(1000, 32, int(each)) for each in tp]
-    assert list(row_bytes(tokens, 4, 1, 1, 16)) == [row_bytes(int(each), 4, 1, 1, 16) for each in tokens]
+        assert list(np.asarray(formula(tokens, other))) == [formula(int(each), other) for each in tokens]
+    assert list(np.asarray(rank_heads(8, tp))) == [rank_heads(8, int(each)) for each in tp]
+    assert list(np.asarray(state_bytes(1000, 32, tp))) == [state_bytes(1000, 32, int(each)) for each in tp]
+    assert list(np.asarray(row_bytes(tokens, 4, 1, 1, 16))) == [row_bytes(int(each), 4, 1, 1, 16) for each in tokens]
     kinds = np.array([10.0, 12.0]), np.array([52.0, 13.0])
-    assert list(padded_layers(kinds)) == [70, 26]
+    assert list(np.asarray(padded_layers(kinds))) == [70, 26]

@@ -110,16 +110,18 @@ def test_every_engine_answers_for_every_model(tiny: Any, engine: str) -> None:
 @pytest.mark.parametrize("model_type", SERVED)
 def test_a_column_equals_each_of_its_elements_alone(tiny: Any, model_type: str, flag: str) -> None:
     model, values = tiny(model_type), VALUES[flag]
-    column = numbers(ask(model, **{flag: np.array(values, dtype=np.float64)}), (len(values),))
+    flags: dict[str, Any] = {flag: np.array(values, dtype=np.float64)}
+    column = numbers(ask(model, **flags), (len(values),))
     heads = query_heads(model.tree)
     for at, value in enumerate(values):
+        one: dict[str, Any] = {flag: value}
         if flag == "tensor_parallel_size" and heads % value:
             # alone they are refused, in a column they do not start
             with pytest.raises(PlannerError, match="heads cannot be divided"):
-                ask(model, **{flag: value})
+                ask(model, **one)
             assert column["starts"][at] == 0
             continue
-        alone = numbers(ask(model, **{flag: value}))
+        alone = numbers(ask(model, **one))
         for name in QUANTITIES:
             assert column[name][at] == pytest.approx(float(alone[name]), rel=1e-12), name
 
@@ -128,7 +130,8 @@ def test_a_column_equals_each_of_its_elements_alone(tiny: Any, model_type: str, 
 def test_more_of_a_flag_leaves_less_and_more_memory_leaves_more(tiny: Any, model_type: str) -> None:
     model = tiny(model_type)
     for flag, values in (("max_num_seqs", [1, 2, 8, 64, 512]), ("max_num_batched_tokens", [1, 16, 64, 1000, 9000])):
-        column = ask(model, **{flag: np.array(values, dtype=np.float64)})
+        flags: dict[str, Any] = {flag: np.array(values, dtype=np.float64)}
+        column = ask(model, **flags)
         pools = np.broadcast_to(column.kv_pool_bytes, (len(values),))
         assert np.all(np.diff(pools) <= 0), flag
     lengths = np.array([1.0, 16.0, 17.0, 64.0, 200.0])

@@ -328,10 +328,13 @@ def test_where_a_length_comes_from_is_said() -> None:
 
 
 def test_the_source_of_what_is_not_torchs_is_that_of_the_layout() -> None:
-    sources = [
-        next(row.source for row in _serve(LLAMA, **flags).rows if row.name == "non-torch")
-        for flags in ({}, {"tensor_parallel_size": 2}, {"tensor_parallel_size": 4}, {"pipeline_parallel_size": 2})
+    layouts: list[dict[str, Any]] = [
+        {},
+        {"tensor_parallel_size": 2},
+        {"tensor_parallel_size": 4},
+        {"pipeline_parallel_size": 2},
     ]
+    sources = [next(row.source for row in _serve(LLAMA, **flags).rows if row.name == "non-torch") for flags in layouts]
     assert len(set(sources)) == 4
     assert "stages of one rank" in sources[-1]
 

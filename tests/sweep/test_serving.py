@@ -40,6 +40,7 @@ def test_every_row_is_the_start_up_asked_alone(tmp_path: Path) -> None:
     found = report(SCENARIO, tmp_path)
     assert found.rows == 2**8
     fields = ("engine", "gpu", "tp", "kv_cache_dtype", "quantization", "max_model_len", "max_num_seqs")
+    row: Any
     for row in found.to_pandas().iloc[::7].itertuples():
         answer = alone(row, *fields).serving
         assert answer is not None
@@ -64,6 +65,7 @@ def test_dimensions_of_a_model_are_columns_too(tmp_path: Path) -> None:
         asked = Scenario(model="Qwen/Qwen3-0.6B", engine="vllm 0.19", gpu="L4", max_model_len=4096, overrides=overrides)
         answer = plan(asked, offline=True).serving
         assert answer is not None
+        assert answer.serving is not None
         # the graphs of two layers are not those of 28
         assert row["device_bytes"] == int(answer.device_bytes)
         assert row["kv_tokens"] == answer.serving.kv_tokens

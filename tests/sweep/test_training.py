@@ -1,6 +1,7 @@
 """Training jobs of a sweep: each row equals the same job asked alone."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,7 @@ def test_every_row_is_the_job_asked_alone(tmp_path: Path) -> None:
     found = report(SCENARIO, tmp_path)
     frame = found.to_pandas()
     assert found.rows == 2 * 2 * 2 * 3 * 2 * 2
+    row: Any
     for row in frame.iloc[::5].itertuples():
         alone = plan(
             Scenario(
@@ -68,7 +70,7 @@ def test_a_layout_that_cannot_exist_takes_no_other_with_it(tmp_path: Path) -> No
     found = report(
         "model: Qwen/Qwen3-0.6B\nmode: training\nrecipe: torchtitan\npp: [2, 64]\ngradient_accumulation: 64\n", tmp_path
     )
-    frame = found.to_pandas().set_index("pp")
+    frame: Any = found.to_pandas().set_index("pp")
     assert frame.loc[2, "peak_bytes"] > 0
     assert not isinstance(frame.loc[2, "refused"], str)
     assert "64" in frame.loc[64, "refused"]

@@ -94,7 +94,7 @@ def test_a_column_of_layers_counts_by_copies_and_is_not_cut() -> None:
     swept = SavedTensor(
         path="layers.*.x", name="x", size_bytes=100, copies=np.array([2.0, 4.0]), indices=(None,), part="mlp"
     )
-    assert kept((swept,), Parallelism(), WHOLE, Recompute(), 0).blocks.tolist() == [200, 400]
-    assert kept((swept,), Parallelism(), WHOLE, Recompute(kind="full"), 10).blocks.tolist() == [20, 40]
+    assert np.asarray(kept((swept,), Parallelism(), WHOLE, Recompute(), 0).blocks).tolist() == [200, 400]
+    assert np.asarray(kept((swept,), Parallelism(), WHOLE, Recompute(kind="full"), 10).blocks).tolist() == [20, 40]
     with pytest.raises(PlannerError, match="swept"):
         kept((swept,), Parallelism(), WHOLE, Recompute(kind="full", every=2), 10)

@@ -145,5 +145,5 @@ def test_columns_equal_their_elements(llama: Node) -> None:
             ),
         )
         for swept, single in zip(column.stages, alone.stages, strict=True):
-            assert swept.peak_bytes[at] == pytest.approx(float(single.peak_bytes), rel=1e-12)
-            assert swept.steady_bytes[at] == pytest.approx(float(single.steady_bytes), rel=1e-12)
+            assert np.asarray(swept.peak_bytes)[at] == pytest.approx(float(single.peak_bytes), rel=1e-12)
+            assert np.asarray(swept.steady_bytes)[at] == pytest.approx(float(single.steady_bytes), rel=1e-12)

@@ -4,7 +4,7 @@ import pytest
 
 from planner.models import load_model
 from planner.nodes import Node
-from planner.parallelism import Parallelism
+from planner.parallelism import Parallelism, ZeroStage
 from planner.training import training_memory_of
 from planner.training.saving import SAVE
 from planner.training.setup import training_job
@@ -16,10 +16,10 @@ def tree() -> Node:
     return load_model("meta-llama/Llama-3.1-8B", offline=True).tree
 
 
-def added(tree: Node, recipe: str, zero: int) -> float:
+def added(tree: Node, recipe: str, zero: ZeroStage) -> float:
     job = training_job(Step(), recipe, precision="bf16", parallelism=Parallelism(dp=8, zero=zero))
     (stage,) = training_memory_of(tree, job).stages
-    return sum(row.size_bytes for row in stage.phases[SAVE])
+    return sum(float(row.size_bytes) for row in stage.phases[SAVE])
 
 
 def test_a_divided_model_is_gathered_group_by_group(tree: Node) -> None:

@@ -61,7 +61,7 @@ def test_a_quantised_base_leaves_table_head_and_norms_in_sixteen_bits(tree: Node
 def test_sharding_leaves_scales_and_unsharded_adapters_whole(tree: Node) -> None:
     adapter = Adapter(method="lora", rank=16, target_modules=TARGETS, dtype="bf16")
     whole = _states(tree, adapter=adapter, base="nf4-double-quant")
-    more = {"adapter": adapter, "base": "nf4-double-quant", "parallelism": Parallelism(dp=4, zero=3)}
+    more: dict[str, Any] = {"adapter": adapter, "base": "nf4-double-quant", "parallelism": Parallelism(dp=4, zero=3)}
     divided = _states(tree, options={"adapters_sharded": "no"}, **more)
     assert divided.scales == whole.scales
     assert divided.weights == pytest.approx(whole.base_codes / 4 + 2 * LORA)

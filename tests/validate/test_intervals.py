@@ -61,4 +61,4 @@ def test_what_others_leave_is_off_by_what_they_are_off() -> None:
     ]
     found = residuals_of("e", "kv_cache_gib_per_gpu", rows)
     assert found is not None
-    assert (found.low, found.high) == (pytest.approx(-0.1, abs=2e-6), pytest.approx(0.1, abs=2e-6))
+    assert (found.low, found.high) == pytest.approx((-0.1, 0.1), abs=2e-6)

@@ -309,6 +309,7 @@ def test_every_shipped_row_is_accounted_for(judged: list[tuple[dict[str, Any], J
 
 def test_rows_that_are_wrong_leave_the_others_as_they_are() -> None:
     draw = random.Random(5)  # noqa: S311 - the same rows each time
+    values: list[Any]
     values = [None, "", "?", -1, 0, 3, 0.5, 1e300, float("nan"), "8", [], {}, True, 2**70, "2026", "fp8_e4m3", "H100"]
     for row in ROWS:
         for _ in range(4):

@@ -12,6 +12,7 @@ from planner.cache import Requests, cache_bytes, cache_groups, storage
 from planner.errors import UnsupportedError
 from planner.models import Model, load_model
 from planner.verify.cache import CacheCheck, check_cache, measure_cache
+from planner.verify.cache_run import Layer
 from planner.workload import Step
 
 TinyModel = Callable[..., Model]
@@ -138,7 +139,8 @@ def test_models_of_full_size(name: str, size: int) -> None:
 
 
 def test_a_difference_is_told_by_layer() -> None:
-    expected, measured = {("self", 0): 8, ("self", 1): 8}, {("self", 0): 8, ("cross", 2): 4}
+    expected: dict[Layer, int] = {("self", 0): 8, ("self", 1): 8}
+    measured: dict[Layer, int] = {("self", 0): 8, ("cross", 2): 4}
     check = CacheCheck(expected=expected, measured=measured, held_bytes=12)
     assert not check.exact
     assert check.differences == [

@@ -9,7 +9,8 @@ import pytest
 
 from planner.counts import count
 from planner.validate.frameworks import megatron
-from planner.validate.frameworks.megatron_trees import expert_layers, tree_of_row
+from planner.validate.frameworks.megatron_blocks import expert_layers
+from planner.validate.frameworks.megatron_trees import tree_of_row
 from planner.validate.intervals import quantile
 from planner.validate.reading import Skipped
 from planner.validate.rows import shipped_rows
