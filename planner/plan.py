@@ -129,13 +129,14 @@ def job_of(fields: Mapping[str, Any], step: Step, model: Model, tree: Node) -> T
     )
 
 
-def serve_options(fields: Mapping[str, Any]) -> ServeOptions:
+def serve_options(fields: Mapping[str, Any], stored: StoredSizes | None = None) -> ServeOptions:
     """Flags of an engine that the fields of a scenario state; numbers but `pp` may be columns."""
     names = {field.name for field in dataclass_fields(ServeOptions)}
     return ServeOptions(
         tensor_parallel_size=fields["tp"],
         pipeline_parallel_size=fields["pp"],
         **{name: fields[name] for name in SERVING_ONLY if name in names},
+        stored=stored,
     )
 
 
@@ -249,7 +250,7 @@ def engine_answer(
         message = "has no meaning with an engine, which spreads experts over its other ranks"
         raise PlannerError(message, key="ep", hint="enable_expert_parallel does")
     try:
-        serving = serve(model, engine, device, serve_options(fields), tree=tree, stored=stored)
+        serving = serve(model, engine, device, serve_options(fields, stored), tree=tree)
     except PlannerError as error:
         known_as = OPTION_NAMES.get(error.key or "", error.key)
         raise type(error)(error.message, file=error.file, line=error.line, key=known_as, hint=error.hint) from None

@@ -151,10 +151,12 @@ def _serving(model: Model, asked: Scenario, device: Device, stored: StoredSizes 
 
     answer = engine_answer(asked.run, model, model.tree, device, stored)
     if output_format == "json":
-        found = serving_report.record(model, device, answer, serving_report.judged(model, asked, device, answer))
+        found = serving_report.record(
+            model, device, answer, serving_report.judged(model, asked, device, answer, stored)
+        )
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     elif output_format == "text":
-        serving_report.show(model, asked, device, answer)
+        serving_report.show(model, asked, device, answer, stored)
     else:
         emit(serving_report.rows_table(model, device, answer), output_format)
 

@@ -16,26 +16,31 @@ if TYPE_CHECKING:
     from planner.report import Table
     from planner.scenario import Scenario
     from planner.serving.verdict import Verdict
+    from planner.serving.weights import StoredSizes
 
 
-def judged(model: Model, asked: Scenario, device: Device, answer: EngineAnswer) -> Verdict | None:
+def judged(
+    model: Model, asked: Scenario, device: Device, answer: EngineAnswer, stored: StoredSizes | None = None
+) -> Verdict | None:
     """Whether the engine starts, where it is one that gives the cache what is left."""
     from planner.plan import serve_options
     from planner.serving.verdict import verdict
 
     if answer.serving is None:
         return None
-    return verdict(model, answer.engine, device.memory_bytes, serve_options(asked.run), answer.serving, device)
+    return verdict(model, answer.engine, device.memory_bytes, serve_options(asked.run, stored), answer.serving, device)
 
 
-def show(model: Model, asked: Scenario, device: Device, answer: EngineAnswer) -> None:
+def show(
+    model: Model, asked: Scenario, device: Device, answer: EngineAnswer, stored: StoredSizes | None = None
+) -> None:
     """Print all of it as text."""
     from planner.cli.output import emit
 
     for table in (rows_table(model, device, answer), host_table(answer), pool_table(answer)):
         if table is not None:
             emit(table, "text")
-    for line in verdict_lines(device, answer, judged(model, asked, device, answer)):
+    for line in verdict_lines(device, answer, judged(model, asked, device, answer, stored)):
         typer.echo(line)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.devices import Device
 from planner.engines import Engine
 from planner.errors import PlannerError
 from planner.numeric import Num, all_true, maximum, where
 from planner.units import GIB
+
+if TYPE_CHECKING:
+    from planner.serving.weights import StoredSizes
 
 LARGE_DEVICE_BYTES = 70 * GIB
 """vLLM, engine/arg_utils.py: defaults are larger on devices of at least this, A100s excepted."""
@@ -54,6 +57,9 @@ class ServeOptions:
         Size of the pool, instead of what is left. [B]
     images : Num
         Images of a request. [-]
+    stored : mapping of str to StoredSize, optional
+        Sizes in the checkpoint's files, `planner.headers.stored_bytes_by_tensor`: they stand above the format of the
+        config, and not above one that `quantization` asks for.
     """
 
     tensor_parallel_size: Num = 1
@@ -72,6 +78,7 @@ class ServeOptions:
     cpu_offload_gb: Num = 0
     kv_cache_memory_bytes: Num | None = None
     images: Num = 0
+    stored: StoredSizes | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no engine takes."""

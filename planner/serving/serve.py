@@ -16,7 +16,6 @@ from planner.numeric import Num, is_column, maximum, minimum
 from planner.serving.engine_memory import Formats, StageServing, formats_of, least, stage_serving, stages_of
 from planner.serving.options import UNSTATED_LENGTH, Limits, ServeOptions, limits_of
 from planner.serving.rope import longest_request
-from planner.serving.weights import StoredSizes
 from planner.sharding import counted_layers, main_stack
 
 REFUSE_LONGER = ("vllm", "sglang")
@@ -107,7 +106,6 @@ def serve(
     options: ServeOptions | None = None,
     *,
     tree: Node | None = None,
-    stored: StoredSizes | None = None,
 ) -> Serving:
     """Memory of an engine that divides a model and gives the cache what is left.
 
@@ -123,8 +121,6 @@ def serve(
         Flags; numbers may be columns.
     tree : Node, optional
         The model's tree, where the caller has it at hand.
-    stored : mapping of str to StoredSize, optional
-        Sizes in the checkpoint's files, `planner.headers.stored_bytes_by_tensor`; they stand above the format.
 
     Raises
     ------
@@ -133,7 +129,7 @@ def serve(
     """
     device = memory if isinstance(memory, Device) else None
     memory_bytes: Num = memory.memory_bytes if isinstance(memory, Device) else memory
-    return serve_on(model, engine, memory_bytes, options, device=device, tree=tree, stored=stored)
+    return serve_on(model, engine, memory_bytes, options, device=device, tree=tree)
 
 
 def serve_on(
@@ -144,7 +140,6 @@ def serve_on(
     *,
     device: Device | None = None,
     tree: Node | None = None,
-    stored: StoredSizes | None = None,
 ) -> Serving:
     """The same for memory that was measured, on a device of a known kind; see `serve`."""
     chosen = options or ServeOptions()
@@ -153,6 +148,7 @@ def serve_on(
     formats = formats_of(model, chosen)
     own = longest_request(model.raw, model.name)
     limits = limits_of(chosen, engine, own, device)
+    stored = chosen.stored if chosen.quantization is None else None
     stages = tuple(
         stage_serving(model, tree, engine, chosen, limits, formats, stage, memory_bytes, device, stored)
         for stage in stages_of(tree, chosen.pipeline_parallel_size)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
+from planner.counts import held_tensors
 from planner.devices import find_device
 from planner.engines import find_engine
 from planner.errors import PlannerError
 from planner.models import load_model
+from planner.nodes import walk
 from planner.serving.ask import best_format, fewest_ranks, longest_context, most_requests, smallest_device
 from planner.serving.options import ServeOptions, changed
 from planner.serving.serve import Serving, serve, serve_on
@@ -350,3 +353,30 @@ def test_a_stage_without_keys_is_named() -> None:
     # Jamba keeps keys in one of eight layers: of 24 stages of three layers, the first has none
     with pytest.raises(PlannerError, match="pipeline_parallel_size: layers 0 to 2 keep no keys"):
         _serve("ai21labs/AI21-Jamba-1.5-Large", pipeline_parallel_size=24)
+
+
+def test_sizes_in_files_stand_above_the_config_and_below_a_flag() -> None:
+    @dataclass(frozen=True)
+    class Size:
+        size_bytes: int
+        weight_bytes: int
+        dtype: str
+        path: str
+
+    model = load_model("gpt2", offline=True)
+    rows = [(row, tensor) for row in walk(model.tree) for tensor in held_tensors(row)]
+    # every tensor in one byte an element, as no format of the catalog stores it
+    sizes = {
+        f"{path}.{tensor.name}".rstrip("."): Size(int(tensor.numel), int(tensor.numel), "F8_E4M3", row.path)
+        for row, tensor in rows
+        for path in row.real_paths()
+    }
+    engine = find_engine("vllm 0.19")
+    plain = ServeOptions(max_model_len=1024)
+    stored = changed(plain, stored=sizes)
+    in_16_bits, in_files, asked = (
+        float(serve_on(model, engine, 80 * GIB, options).worst.weights_bytes)
+        for options in (plain, stored, changed(stored, quantization="bfloat16"))
+    )
+    assert asked == in_16_bits
+    assert in_files < 0.6 * in_16_bits
