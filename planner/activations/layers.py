@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from planner.errors import PlannerError
-from planner.nodes import Attention, Convolution, Experts, Linear, Node, Norm, Row, Scan, Stream, walk
+from planner.nodes import Attention, Convolution, Experts, Linear, Norm, Row, Scan, Stream
 from planner.numeric import Num
 
 QUERY_DOWN = "q_a_proj"
@@ -213,11 +213,6 @@ def check_dense(layers: Sequence[Layer], profile: str) -> None:
             raise PlannerError(
                 f"{profile}'s profile covers neither routed experts nor recurrences, as in {layer.path}", key="recipe"
             )
-
-
-def outside_of(tree: Node) -> Iterator[Row]:
-    """Leaves that stand in no block."""
-    return (row for row in walk(tree) if "*" not in row.path)
 
 
 def _attends(row: Row) -> bool:

@@ -6,7 +6,7 @@ MLP four times as wide keeps sbh (34 + 5 a s / h) bytes, divided as tensor and s
 
 from __future__ import annotations
 
-from planner.activations.megatron import Engine, megatron_gradients, megatron_saved
+from planner.activations.megatron import Engine, megatron_saved
 from planner.activations.saved import SavedTensor
 from planner.nodes import Node
 from planner.workload import Step
@@ -24,8 +24,3 @@ def textbook_saved(tree: Node, step: Step) -> tuple[SavedTensor, ...]:
        arXiv:2205.05198
     """
     return megatron_saved(tree, step, ENGINE)
-
-
-def textbook_gradients(tree: Node, step: Step) -> tuple[SavedTensor, ...]:
-    """Gradients of activations that are alive at once while a block is differentiated."""
-    return megatron_gradients(tree, step, ENGINE)

@@ -151,14 +151,6 @@ def _conventions_table(model: Model, step: Step, result: Compute) -> Table:
     )
 
 
-def _scan_notes(result: Compute) -> list[str]:
-    from planner.units import format_count
-
-    if not result.scans:
-        return []
-    return [f"recurrences, which are no matrix products, beside that: {format_count(result.scans)} FLOP forward"]
-
-
 def _components_table(result: Compute) -> Table:
     from planner.report import Table
     from planner.units import format_share

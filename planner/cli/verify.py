@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from planner.cli.options import ClassName, ModelsDir, ModuleName, Offline, Overrides, parse_overrides
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from planner.models import Model
+    from planner.report import Table
     from planner.verify import Verification
     from planner.workload import Step
 
@@ -194,7 +195,6 @@ def _of_module(name: str, device: str) -> Verification:
 
 def _memory(model: Model, step: Step, how: dict[str, str], output_format: str, *, checkpointing: bool) -> None:
     from planner.cli.verify_memory import memory_json, memory_tables
-    from planner.report import render
 
     with _progress() as tell:
         tell("loading torch and transformers")
@@ -210,16 +210,11 @@ def _memory(model: Model, step: Step, how: dict[str, str], output_format: str, *
             checkpointing=checkpointing,
             progress=tell,
         )
-    json = output_format == "json"
-    tables = "\n".join(render(table, "text") for table in memory_tables(results))
-    typer.echo(memory_json(results) if json else tables, nl=False)
-    if not all(result.exact for result in results):
-        raise typer.Exit(EXIT_DIFFERENT)
+    _show(memory_tables, memory_json, results, output_format)
 
 
 def _inference(model: Model, step: Step, how: dict[str, str], output_format: str) -> None:
     from planner.cli.verify_inference import inference_json, inference_tables
-    from planner.report import render
 
     with _progress() as tell:
         tell("loading torch and transformers")
@@ -235,9 +230,19 @@ def _inference(model: Model, step: Step, how: dict[str, str], output_format: str
             dtype=how["dtype"],
             progress=tell,
         )
-    json = output_format == "json"
-    tables = "\n".join(render(table, "text") for table in inference_tables(results))
-    typer.echo(inference_json(results) if json else tables, nl=False)
+    _show(inference_tables, inference_json, results, output_format)
+
+
+def _show(
+    tables: Callable[[Any], Iterable[Table]], json: Callable[[Any], str], results: Sequence[Any], output_format: str
+) -> None:
+    """Print what was measured, and exit with the status that says whether all of it is exact."""
+    from planner.report import render
+
+    if output_format == "json":
+        typer.echo(json(results), nl=False)
+    else:
+        typer.echo("\n".join(render(table, "text") for table in tables(results)), nl=False)
     if not all(result.exact for result in results):
         raise typer.Exit(EXIT_DIFFERENT)
 

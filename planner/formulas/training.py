@@ -95,20 +95,6 @@ def in_flight_of_chunk(passes: Num, chunk: Num, chunks: Num, stages: Num) -> Num
     return turns * stages + minimum(maximum(rest - chunk * stages, 0), stages)
 
 
-def largest(*sizes: Num) -> Num:
-    """Largest of several sizes, element by element for columns.
-
-    Examples
-    --------
-    >>> largest(1, 3, 2)
-    3
-    """
-    result: Num = 0
-    for size in sizes:
-        result = maximum(result, size)
-    return result
-
-
 def chunk_tokens(tokens: Num, chunks: Num) -> Num:
     """Positions of the longest of several chunks.
 

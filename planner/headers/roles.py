@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, cast, get_args
@@ -121,11 +121,3 @@ def _rule(name: str) -> Rule | None:
 
 def _weight(name: str, rule: Rule) -> str:
     return name.removesuffix(rule.ending) + rule.stands_for
-
-
-def bytes_by_role(parts: Iterable[Part]) -> Mapping[Role, int]:
-    """Size of parts for each of their roles. [B]"""
-    sizes: dict[Role, int] = {}
-    for part in parts:
-        sizes[part.role] = sizes.get(part.role, 0) + part.tensor.size_bytes
-    return sizes

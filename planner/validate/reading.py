@@ -15,6 +15,10 @@ Counter: TypeAlias = Literal["allocated", "reserved", "device"]
 """What was read: bytes of tensors, bytes that the allocator holds, or what the driver reports."""
 
 
+MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading a field of the wrong kind raises: rows are untrusted, and one of them must not stop the others."""
+
+
 class Skipped(Exception):  # noqa: N818 - a result, not a mistake
     """A row that cannot be predicted, and why; it is reported and never raised to a user."""
 

@@ -24,7 +24,7 @@ from planner.serving.options import ServeOptions, changed
 from planner.serving.peak import images_are_unbounded
 from planner.serving.serve import Serving, serve_on
 from planner.units import GIB
-from planner.validate.reading import Skipped
+from planner.validate.reading import MALFORMED, Skipped
 from planner.validate.result import Judged
 
 QUANTITIES = (
@@ -35,9 +35,6 @@ QUANTITIES = (
     "kv_tokens",
     "cuda_graph_gib",
 )
-
-MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError)
-"""What reading a field of the wrong kind raises: rows are untrusted, and one of them must not stop the others."""
 
 USUAL_SHARE = 0.985
 """Of the size that a card is sold with, read as GiB, CUDA shows so much where none corrects errors. [-]"""

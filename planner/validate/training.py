@@ -17,7 +17,7 @@ from planner.training import training_memory_of
 from planner.training.counters import device_bytes, reserved_bytes
 from planner.training.phases import StageMemory, TrainingMemory
 from planner.validate.context import training_context
-from planner.validate.reading import Reading, Skipped
+from planner.validate.reading import MALFORMED, Reading, Skipped
 from planner.validate.result import Judged
 from planner.validate.wellformed import checked_row, measured_bytes
 
@@ -30,10 +30,6 @@ QUANTITIES = ("peak_bytes", "steady_bytes")
 
 MEASURED_KINDS = ("measured", "rounded_doc", "measured_config_uncertain")
 """Values of `kind` that are measurements; a row without one is a measurement."""
-
-
-MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What reading a field of the wrong kind raises: rows are untrusted, and one of them must not stop the others."""
 
 
 def judge(row: Mapping[str, Any]) -> list[Judged]:
